@@ -1,0 +1,80 @@
+"""Every error this library raises on purpose.
+
+    VilaM3Error                 our fault or the world's: exit 1, HTTP 500
+    ├── UserError               your input: exit 2, HTTP 400
+    │   ├── RecipeError         a recipe file or one of its values
+    │   ├── DataError           an image, volume, study, sample or corpus
+    │   │   └── TooLargeError   beyond a stated limit: HTTP 413
+    │   ├── CheckpointError     a model directory: missing, corrupt or of the wrong shape
+    │   ├── ExpertError         unknown expert, unknown argument, wrong modality
+    │   ├── GateError           a challenger that must not be promoted
+    │   └── NotFoundError       a run, study, answer or model that is not there: HTTP 404
+    ├── ArtifactError           an output that could not be written or read back whole
+    ├── TrackingError           MLflow
+    └── EngineError             the model server or engine failed or is out of reach: HTTP 503
+
+A message says where, which value, which rule and what to do:
+``recipe train.batch_size=30: not a multiple of num_workers=8; use 24 or 32``.
+"""
+
+from typing import ClassVar
+
+
+class VilaM3Error(Exception):
+    """Root of the tree; carries how a command line and an HTTP server report it."""
+
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+
+
+class UserError(VilaM3Error):
+    """The caller can mend this."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class RecipeError(UserError):
+    """A recipe cannot be used as written."""
+
+
+class DataError(UserError):
+    """An image, volume, study, sample or corpus cannot be used."""
+
+
+class TooLargeError(DataError):
+    """An input is beyond a stated limit of pixels, bytes, files or nesting."""
+
+    http_status = 413
+
+
+class CheckpointError(UserError):
+    """A model directory is missing, corrupt or of the wrong shape."""
+
+
+class ExpertError(UserError):
+    """An expert call cannot be served; the text is fit for the model and for the reader."""
+
+
+class GateError(UserError):
+    """A challenger does not meet the recipe's floors or does not beat the champion."""
+
+
+class NotFoundError(UserError):
+    """What was asked for by name or id does not exist."""
+
+    http_status = 404
+
+
+class ArtifactError(VilaM3Error):
+    """An output could not be written whole, or does not match its digest."""
+
+
+class TrackingError(VilaM3Error):
+    """The tracking store refused or is out of reach."""
+
+
+class EngineError(VilaM3Error):
+    """The engine that generates text failed or is out of reach."""
+
+    http_status = 503

@@ -1,0 +1,109 @@
+"""What an expert is and what it gives back; imports no network library."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vilam3.data.sample import Modality
+from vilam3.data.study import Study
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One number an expert stands for."""
+
+    label: str
+    quantity: str
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a finding comes from, enough to obtain it again."""
+
+    expert: str
+    version: str
+    weights_digest: str
+    argument: str
+    study_digest: str
+    series: str
+    slice_index: int | None
+    seconds: float
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelMap:
+    """A segmentation on the study's own grid.
+
+    Attributes:
+        ids_XYZ: uint8 label ids, RAS axis order, same grid as the study's first volume.
+        affine_RAS: The study's affine.
+        names: Id to label name, as told to the model.
+    """
+
+    ids_XYZ: NDArray[np.uint8]
+    affine_RAS: FloatArray
+    names: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExpertResult:
+    """What comes back from one call.
+
+    Attributes:
+        text: Goes to the language model; holds ``<image>`` once exactly where `overlay` belongs.
+        overlay: RGB picture of the slice with the finding drawn in, or None.
+        mask: The segmentation, or None.
+        colors: Colour name to label name, in the order drawn.
+        scores: Classification probabilities by label, 0 to 1.
+        measurements: Volumes in ml and the like.
+        provenance: Where it comes from.
+    """
+
+    text: str
+    provenance: Provenance
+    overlay: Image.Image | None = None
+    mask: LabelMap | None = None
+    colors: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    measurements: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertCall:
+    """A parsed trigger: ``<VISTA3D(hepatic tumor)>`` is ``ExpertCall(expert="VISTA3D", argument="hepatic tumor")``."""
+
+    expert: str
+    argument: str = ""
+
+
+class Expert(Protocol):
+    """One expert model.
+
+    Attributes:
+        name: As written in triggers, such as ``VISTA3D``.
+        modality: The modality it reads.
+        card: Its model card, byte-exact as the language model was trained on it.
+        arguments: Valid arguments; empty where it takes none.
+    """
+
+    name: str
+    modality: Modality
+    card: str
+    arguments: tuple[str, ...]
+
+    def run(self, study: Study, argument: str = "", *, slice_index: int | None = None) -> ExpertResult:
+        """Look at the study.
+
+        Raises:
+            ExpertError: wrong modality, unknown argument, or a study the expert cannot read.
+        """
+        ...
