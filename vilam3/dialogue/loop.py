@@ -126,7 +126,7 @@ def converse(asking: Asking, grammar: Grammar) -> Generator[Step, str | Sequence
             return _end(messages, outcomes, "segmented")
         instruction = follow_up(asking.text, modality=asking.modality, dialect=asking.dialect)
         messages.append(Message(role="expert", text=instruction))
-    raise AssertionError("unreachable: the last round returns")  # noqa: EM101 - an invariant, not a message
+    raise AssertionError("unreachable: the last round returns")
 
 
 def _calls(reply: str, grammar: Grammar) -> tuple[tuple[ExpertCall, ...], str]:
