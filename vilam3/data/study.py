@@ -44,7 +44,8 @@ class Study:
         digest: SHA-256 of the content (pixels and geometry), the only name caches may use.
         modality: Decided by the reader from DICOM or the file name, or by the caller.
         volumes: CT: one. MRI: one, or the four sequences in the order t1c, t1, t2, flair. Same grid.
-        radiograph_HW: 2-D studies: grey levels, uint8 or uint16, else None.
+        radiograph_HW: 2-D studies: grey levels, uint8 or uint16, bright is dense; else None.
+        picture_HWC: 2-D studies in colour: RGB, uint8, beside their grey levels; else None.
         series: Pseudonymous series name for provenance (a digest of the series UID, or ``series-1``).
         warnings: What the reader noticed, such as missing slices; shown to the reader of the answer.
     """
@@ -53,6 +54,7 @@ class Study:
     modality: Modality
     volumes: tuple[Volume, ...] = ()
     radiograph_HW: NDArray[np.uint8] | NDArray[np.uint16] | None = None
+    picture_HWC: NDArray[np.uint8] | None = None
     series: str = "series-1"
     warnings: tuple[str, ...] = field(default=())
 
