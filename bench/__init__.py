@@ -1,1 +1,1 @@
-"""Measurements: one module an area, each writes ``bench/results/<area>.json``; nothing here is imported by the product."""
+"""Measurements: one module an area, each writes ``bench/results/<area>.json``."""
