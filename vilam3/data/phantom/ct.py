@@ -1,7 +1,7 @@
 """Abdominal CT with liver, spleen, pancreas, kidneys, spine, and tumours of liver and pancreas.
 
 Label ids are VISTA-3D's: 1 liver, 3 spleen, 4 pancreas, 5 right kidney, 14 left kidney, 24 pancreatic tumor,
-26 hepatic tumor. RAS: patient right is at negative x.
+26 hepatic tumor. RAS: x grows towards the patient's right.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,15 @@ SHAPE_XYZ = (64, 64, 32)
 SPACING_MM = (5.0, 5.0, 6.0)
 LIVER, SPLEEN, PANCREAS, RIGHT_KIDNEY, LEFT_KIDNEY = 1, 3, 4, 5, 14
 PANCREATIC_TUMOR, HEPATIC_TUMOR = 24, 26
+PREVALENCE = 0.5
 HOSTS = {"hepatic tumor": (LIVER, HEPATIC_TUMOR), "pancreatic tumor": (PANCREAS, PANCREATIC_TUMOR)}
 AIR_HU, FAT_HU, BONE_HU = -1000.0, -90.0, 350.0
 ORGANS: tuple[tuple[int, float, Point, Point], ...] = (
-    (LIVER, 95.0, (-62.0, 18.0, 12.0), (62.0, 56.0, 58.0)),
-    (SPLEEN, 85.0, (92.0, -18.0, 22.0), (26.0, 36.0, 36.0)),
-    (PANCREAS, 80.0, (34.0, 24.0, -18.0), (48.0, 24.0, 27.0)),
-    (RIGHT_KIDNEY, 110.0, (-58.0, -58.0, -40.0), (22.0, 22.0, 34.0)),
-    (LEFT_KIDNEY, 110.0, (60.0, -58.0, -34.0), (22.0, 22.0, 34.0)),
+    (LIVER, 95.0, (62.0, 18.0, 12.0), (62.0, 56.0, 58.0)),
+    (SPLEEN, 85.0, (-92.0, -18.0, 22.0), (26.0, 36.0, 36.0)),
+    (PANCREAS, 80.0, (-34.0, 24.0, -18.0), (48.0, 26.0, 30.0)),
+    (RIGHT_KIDNEY, 110.0, (58.0, -58.0, -40.0), (22.0, 22.0, 34.0)),
+    (LEFT_KIDNEY, 110.0, (-60.0, -58.0, -34.0), (22.0, 22.0, 34.0)),
 )
 
 
@@ -54,7 +55,7 @@ def make_ct(rng: np.random.Generator, settings: PhantomSettings) -> CtPhantom:
         radius_mm = float(rng.uniform(*settings.ct_radius_mm))
         contrast_hu = float(rng.uniform(*settings.ct_contrast_hu))
         place = grid.blob(rng, _inside(rng, grid, ids == organ, radius_mm), radius_mm) & (ids == organ)
-        if rng.random() < 0.5:
+        if rng.random() < PREVALENCE:
             hu[place] -= contrast_hu
             ids[place] = tumor
             contrasts[name] = contrast_hu

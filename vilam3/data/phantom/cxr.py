@@ -12,6 +12,7 @@ SHAPE_HW = (128, 128)
 PIXEL_MM = 2.8
 FINDINGS = ("Cardiomegaly", "Effusion", "Pneumothorax", "Consolidation", "Nodule")
 PREVALENCE = 0.4
+APEX_ROW_MM = 20.0  # air collects above this row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,7 +72,7 @@ def _chest(rng: np.random.Generator, grid: Grid, findings: dict[str, bool], cont
     return grey
 
 
-def _effusion(  # noqa: PLR0913 - one signature for all findings
+def _effusion(
     grey: NDArray[np.float32],
     grid: Grid,
     lung: NDArray[np.bool_],
@@ -88,7 +89,7 @@ def _effusion(  # noqa: PLR0913 - one signature for all findings
     grey[fluid] += 75.0 * contrast
 
 
-def _pneumothorax(  # noqa: PLR0913 - one signature for all findings
+def _pneumothorax(
     grey: NDArray[np.float32],
     grid: Grid,
     lung: NDArray[np.bool_],
@@ -99,7 +100,7 @@ def _pneumothorax(  # noqa: PLR0913 - one signature for all findings
 ) -> None:
     """Air between lung and wall: a dark rim at the apex, the collapsed lung a little brighter."""
     shrunk = grid.ellipsoid((centre[0] + 16.0 + 8.0 * extent, centre[1]), (radii[0] * 0.86, radii[1] * 0.78))
-    grey[lung & ~shrunk & np.broadcast_to(grid.axes_mm[0] < 20.0, grid.shape)] -= 38.0 * contrast
+    grey[lung & ~shrunk & np.broadcast_to(grid.axes_mm[0] < APEX_ROW_MM, grid.shape)] -= 38.0 * contrast
     grey[lung & shrunk] += 8.0 * contrast
 
 

@@ -17,6 +17,8 @@ from vilam3.data.study import Volume
 SHAPE_XYZ = (64, 64, 24)
 SPACING_MM = (3.0, 3.0, 5.0)
 CORE, EDEMA, ENHANCING = 1, 2, 4
+HEALTHY_SHARE = 0.2
+FOLDED_CORTEX_LEVEL = 0.72  # beyond this the folded level set is grey matter
 SEQUENCES = ("t1c", "t1", "t2", "flair")
 Grade = Literal["none", "lower", "high"]
 
@@ -51,7 +53,7 @@ def make_mri(rng: np.random.Generator, settings: PhantomSettings) -> MriPhantom:
     """Draw one patient: one fifth without a tumour, the rest half lower and half high grade."""
     grid = Grid(SHAPE_XYZ, SPACING_MM)
     levels, brain, white = _anatomy(rng, grid)
-    grade: Grade = "none" if rng.random() < 0.2 else ("high" if rng.random() < 0.5 else "lower")
+    grade: Grade = "none" if rng.random() < HEALTHY_SHARE else ("high", "lower")[int(rng.integers(2))]
     enhancement = float(rng.uniform(*settings.mri_enhancement))
     ids = _tumor(rng, grid, brain & white, grade)
     for index in range(len(SEQUENCES)):
@@ -84,10 +86,9 @@ def _anatomy(
     radii = (70.0 * size[0], 85.0 * size[1], 58.0 * size[2])
     brain = grid.ellipsoid((0.0, 0.0, 0.0), radii)
     folds = smooth(rng.standard_normal(grid.shape).astype(np.float32), passes=2)
-    cortex = grid.level((0.0, 0.0, 0.0), radii) + 0.35 * folds / float(folds.std()) * 0.4 > 0.72
-    ventricles = grid.ellipsoid((-9.0, 4.0, 4.0), (6.0, 24.0, 16.0)) | grid.ellipsoid(
-        (9.0, 4.0, 4.0), (6.0, 24.0, 16.0)
-    )
+    cortex = grid.level((0.0, 0.0, 0.0), radii) + 0.14 * folds / float(folds.std()) > FOLDED_CORTEX_LEVEL
+    left, right = (grid.ellipsoid((x_mm, 4.0, 4.0), (6.0, 24.0, 16.0)) for x_mm in (-9.0, 9.0))
+    ventricles = left | right
     levels = []
     for index in range(len(SEQUENCES)):
         level = np.zeros(grid.shape, np.float32)
@@ -100,7 +101,7 @@ def _anatomy(
 
 def _tumor(rng: np.random.Generator, grid: Grid, white: NDArray[np.bool_], grade: Grade) -> NDArray[np.uint8]:
     ids = np.zeros(grid.shape, np.uint8)
-    side = -1.0 if rng.random() < 0.5 else 1.0
+    side = (-1.0, 1.0)[int(rng.integers(2))]
     centre = (side * rng.uniform(24, 38), rng.uniform(-36, 40), rng.uniform(-18, 22))
     edema_mm = float(rng.uniform(20, 27))
     core_mm = float(edema_mm * rng.uniform(0.58, 0.72))
