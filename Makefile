@@ -1,0 +1,115 @@
+# The verbs of this repository. `make` or `make help` explains them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Newer interpreters last: the lock is made for 3.11 and up, and not every wheel follows a new Python at once.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$name"; break; }; done)
+# `uv --version` and not `command -v`: a shim may be on PATH for an interpreter that has no uv.
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(BIN)/uv)
+COMPILE := pip compile --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --no-header --quiet
+# The stamp is named for what was installed, so that a checkout of another commit installs and a repeat does not.
+INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml requirements/*.txt | sha256sum | cut -c1-16)
+AREAS ?=
+RECIPE ?= pipelines/recipes/tiny.toml
+REGISTRY ?= localhost
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+##@ Start here
+
+.PHONY: help
+help: ## Explain these verbs
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## / {printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(INSTALLED) ## Install the locked environment into .venv (instant when it is there)
+
+.PHONY: demo
+demo: setup ## Run the whole loop on this machine: prepare, train, gate, register, serve, ask
+	@$(BIN)/vilam3 pipeline demo --recipe $(RECIPE)
+
+.PHONY: test
+test: setup ## Run all tests: unit, contract, golden, end to end
+	@$(BIN)/python -m tests
+
+##@ While you work
+
+.PHONY: fmt
+fmt: setup ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix-only --quiet .
+
+.PHONY: lint
+lint: setup ## Check style, layering and sizes
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.contract.sizes
+
+.PHONY: type
+type: setup ## Check types
+	@$(BIN)/mypy
+
+.PHONY: bench
+bench: setup ## Measure and write bench/results/<area>.json (AREAS="load demo" for some only)
+	@$(BIN)/python -m bench $(AREAS)
+
+##@ What is generated
+
+.PHONY: docs
+docs: setup ## Write docs/cli.md from the command line's own parser
+	@$(BIN)/python -m vilam3.cli.reference --out docs/cli.md
+
+.PHONY: compile
+compile: setup ## Compile the pipelines to runs/compiled/*.yaml
+	@$(BIN)/vilam3 pipeline compile --recipe $(RECIPE) --out runs/compiled
+
+.PHONY: verify
+verify: setup docs ## Regenerate what is generated and fail if it differs from what is committed
+	@git diff --exit-code -- docs/cli.md
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/golden
+
+.PHONY: lock
+lock: $(filter-out uv,$(UV)) ## Resolve the dependencies again, keeping today's versions where they still fit
+	@$(UV) $(COMPILE) requirements/uv.in -o requirements/uv.txt
+	@$(UV) $(COMPILE) pyproject.toml --all-extras -o requirements/dev.txt
+	@$(UV) $(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
+	@$(UV) $(COMPILE) pyproject.toml --extra imaging --extra pipelines -c requirements/dev.txt -o requirements/ops.txt
+	@$(UV) $(COMPILE) pyproject.toml --extra train --extra serve --extra pipelines -c requirements/dev.txt -o requirements/gpu.txt
+
+.PHONY: image
+image: ## Build the container images ops and gpu (needs docker; REGISTRY=... names them)
+	@command -v docker >/dev/null || { echo "make image: docker is not on PATH; install Docker, or run in .venv by make setup" >&2; exit 2; }
+	docker build --target ops -t $(REGISTRY)/vilam3-ops:$(VERSION) .
+	docker build --target gpu -t $(REGISTRY)/vilam3-gpu:$(VERSION) .
+
+.PHONY: clean
+clean: ## Remove caches and build outputs; keeps .venv and runs/
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -path ./runs -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+$(BIN)/uv: requirements/uv.txt | $(VENV)/pyvenv.cfg
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+$(INSTALLED): $(filter-out uv,$(UV)) | $(VENV)/pyvenv.cfg
+	@echo "installing the locked environment into $(VENV) ..."
+	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes --build-constraints requirements/build.txt requirements/dev.txt
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --build-constraints requirements/build.txt --editable .
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+$(VENV)/pyvenv.cfg:
+	@if uv --version >/dev/null 2>&1; then exec uv venv --quiet $(if $(PYTHON),--python "$(PYTHON)",--python '>=3.11') $(VENV); fi; \
+	if [ -z "$(PYTHON)" ]; then \
+		echo "make setup: no Python 3.11 or newer on PATH; install one (on Debian and Ubuntu: apt install python3 python3-venv)" >&2; exit 2; \
+	fi; \
+	"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "make setup: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv; or put uv on PATH" >&2; exit 2; }
