@@ -18,7 +18,7 @@ from vilam3.errors import ExpertError
 from vilam3.experts.protocol import ExpertCall, ExpertResult
 from vilam3.experts.trigger import Grammar
 
-Ending = Literal["answered", "segmented", "rounds"]
+Ending = Literal["answered", "segmented", "rounds", "deadline", "cancelled"]  # the last two come from the driver
 SILENCING_WORD = "segmented"  # the published demo asks no second time after this word
 
 
