@@ -1,0 +1,262 @@
+"""The groups of settings a recipe is made of; each docstring under a field is its description.
+
+Cross-field rules live beside the fields they bind.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from vilam3.data.sample import Dialect
+
+Part = Literal["vision_tower", "mm_projector", "llm"]
+StageName = Literal["stage1_align", "stage2_pretrain", "stage3_instruct", "stage4_expert"]
+STAGES: tuple[StageName, ...] = ("stage1_align", "stage2_pretrain", "stage3_instruct", "stage4_expert")
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Range = tuple[float, float]
+Quantity = Annotated[str, Field(pattern=r"^[0-9.]+(m|Ki|Mi|Gi|Ti)?$")]
+
+
+class Settings(BaseModel):
+    """Frozen and closed; the docstring under each field is its description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class ModelSizes(Settings):
+    """Overrides of a preset's sizes; what is absent stays as the preset says."""
+
+    llm_hidden: PositiveInt | None = None
+    """Width of the language model."""
+    llm_layers: PositiveInt | None = None
+    """Layers of the language model."""
+    llm_heads: PositiveInt | None = None
+    """Attention heads of the language model."""
+    llm_intermediate: PositiveInt | None = None
+    """Width of the language model's MLP."""
+    vision_hidden: PositiveInt | None = None
+    """Width of the vision tower."""
+    vision_layers: PositiveInt | None = None
+    """Layers of the vision tower; the last one is computed but unused, as published."""
+    vision_heads: PositiveInt | None = None
+    """Attention heads of the vision tower."""
+    vision_intermediate: PositiveInt | None = None
+    """Width of the vision tower's MLP."""
+    image_size: PositiveInt | None = None
+    """Side of the square input image in pixels."""
+    patch_size: PositiveInt | None = None
+    """Side of a patch in pixels."""
+
+
+class ModelSettings(Settings):
+    """The architecture and its words."""
+
+    preset: Literal["tiny", "3b", "8b", "13b"]
+    """Published size, or `tiny`."""
+    template: Literal["v1", "llama_3", "hermes-2"]
+    """Conversation template."""
+    dialect: Dialect = "training"
+    """Published wording of the expert protocol that the model is trained and asked in."""
+    vocab_size: PositiveInt | None = None
+    """Pieces of the tokenizer that is trained on the corpus when stage 1 starts from nothing."""
+    sizes: ModelSizes = ModelSizes()
+    """Overrides of the preset's sizes."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of training."""
+
+
+class PhantomSettings(Settings):
+    """The synthetic corpus."""
+
+    ct_patients: PositiveInt = 60
+    """CT volumes."""
+    mri_patients: PositiveInt = 60
+    """Four-sequence brain MR studies."""
+    cxr_patients: PositiveInt = 120
+    """Chest radiographs."""
+    validation_fraction: Fraction = 0.1
+    """Share of the patients held out for choosing checkpoints."""
+    test_fraction: Fraction = 0.3
+    """Share of the patients held out for the accuracy tables."""
+    tumor_contrast_hu: Range = (-45.0, -12.0)
+    """Lesion minus organ, in HU; drawn uniformly per patient."""
+    noise_hu: Range = (8.0, 24.0)
+    """Standard deviation of the noise, in HU; drawn uniformly per patient."""
+
+    @model_validator(mode="after")
+    def _leave_training_patients(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must stay below 1, or no patient is left to train on")
+        return self
+
+
+class Stage(Settings):
+    """One of the four training stages."""
+
+    trainable: Annotated[tuple[Part, ...], Field(min_length=1)]
+    """Parts that learn; the others are frozen."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    """Peak learning rate of AdamW."""
+    epochs: PositiveInt | None = None
+    """Passes over the mixture; give either this or `steps`."""
+    steps: PositiveInt | None = None
+    """Optimizer steps; give either this or `epochs`."""
+    global_batch: PositiveInt
+    """Samples per optimizer step over all devices."""
+    micro_batch: PositiveInt
+    """Samples per device and forward pass."""
+    devices: PositiveInt = 1
+    """Data-parallel processes the batch is planned for; the local launcher accumulates instead."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """ZeRO partitioning of a distributed launcher; the local launcher has nothing to partition."""
+    warmup_ratio: Fraction = 0.03
+    """Share of the steps with a linearly rising learning rate."""
+    schedule: Literal["cosine"] = "cosine"
+    """How the learning rate falls after the warm-up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0 switches clipping off."""
+    max_tokens: PositiveInt = 4096
+    """Longest sequence, image vectors included."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    template: Literal["plain"] | None = None
+    """Replaces the model's conversation template in this stage."""
+    mixture: Annotated[dict[str, Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """Dataset name to the number of times it is repeated in an epoch; 0 leaves it out."""
+    published_samples: dict[str, PositiveInt] = {}
+    """Samples per dataset where they are known beforehand; a plan can be made without the data."""
+    checkpoint_every_steps: PositiveInt
+    """Optimizer steps between two checkpoints."""
+
+    @model_validator(mode="after")
+    def _hold_together(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give exactly one of epochs and steps")
+        share = self.devices * self.micro_batch
+        if self.global_batch % share:
+            fitting = max(share, self.global_batch // share * share)
+            raise ValueError(
+                f"global_batch={self.global_batch}: not a multiple of devices*micro_batch={share}; use {fitting} or "
+                f"{fitting + share}"
+            )
+        if not any(self.mixture.values()):
+            raise ValueError("mixture: every dataset has weight 0; give at least one a positive weight")
+        if unknown := sorted(set(self.published_samples) - set(self.mixture)):
+            raise ValueError(f"published_samples.{unknown[0]}: not in mixture; add it there or remove it here")
+        return self
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes per device and optimizer step."""
+        return self.global_batch // (self.devices * self.micro_batch)
+
+    def samples_per_epoch(self, sizes: dict[str, int] | None = None) -> int:
+        """Samples of one pass; `sizes` holds the samples per dataset and defaults to the published counts."""
+        known = self.published_samples if sizes is None else sizes
+        return sum(weight * known[name] for name, weight in self.mixture.items() if weight)
+
+    def planned_steps(self, sizes: dict[str, int] | None = None) -> int:
+        """Optimizer steps of the whole stage; an incomplete last batch is not taken."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * self.samples_per_epoch(sizes) // self.global_batch
+
+
+class Stages(Settings):
+    """The stages in their order; one that is absent is not run."""
+
+    stage1_align: Stage | None = None
+    """Projector learns to speak the language model's language."""
+    stage2_pretrain: Stage | None = None
+    """Projector and language model on captions."""
+    stage3_instruct: Stage | None = None
+    """Everything on questions and answers."""
+    stage4_expert: Stage | None = None
+    """Everything on conversations that consult experts."""
+
+    @model_validator(mode="after")
+    def _have_one(self) -> Self:
+        if not any(getattr(self, name) for name in STAGES):
+            raise ValueError(f"no stage is given; give at least one of {', '.join(STAGES)}")
+        return self
+
+
+class ExpertSettings(Settings):
+    """How long the small experts train."""
+
+    vista3d_steps: PositiveInt = 300
+    """Steps of the CT segmentation expert."""
+    brats_steps: PositiveInt = 300
+    """Steps of the brain tumour segmentation expert."""
+    cxr_steps: PositiveInt = 300
+    """Steps of the radiograph classification expert."""
+
+
+class EvaluationSettings(Settings):
+    """How the accuracy tables are made."""
+
+    questions: PositiveInt | None = None
+    """Most questions per task, the first ones of the held-out list; absent means all."""
+    bootstrap_resamples: PositiveInt = 2000
+    """Resamples, by patient, behind each 95 % interval."""
+    batch: PositiveInt = 16
+    """Conversations that are generated together."""
+    max_new_tokens: PositiveInt = 64
+    """Longest reply."""
+
+
+class GateSettings(Settings):
+    """Floors a challenger must reach, and how it is held against the champion."""
+
+    min_accuracy: Fraction = 0.0
+    """Smallest accuracy with experts, over all tasks."""
+    min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """Smallest gain of the expert tasks through experts; its 95 % interval must exclude zero when this is positive."""
+    min_selection_accuracy: Fraction = 0.0
+    """Smallest expert-selection accuracy."""
+    task_floors: dict[str, Fraction] = {}
+    """Smallest accuracy with experts, by task."""
+    non_inferiority_margin: Fraction = 0.02
+    """How far a challenger may fall below the champion on any task."""
+
+
+class Toleration(Settings):
+    """A Kubernetes toleration."""
+
+    key: str = ""
+    """Taint key; empty matches every key."""
+    operator: Literal["Exists", "Equal"] = "Exists"
+    """How key and value are compared."""
+    value: str = ""
+    """Taint value."""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute", ""] = ""
+    """Taint effect; empty matches every effect."""
+
+
+class ResourceSettings(Settings):
+    """What a training step asks of a cluster."""
+
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """Accelerators per pod."""
+    accelerator: str = "nvidia.com/gpu"
+    """Resource name of the accelerator."""
+    cpu: Quantity = "2"
+    """CPU request and limit."""
+    memory: Quantity = "8Gi"
+    """Memory request and limit."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Tolerations of the pod."""
+    node_selector: dict[str, str] = {}
+    """Node labels the pod asks for."""
+
+
+class TrackingSettings(Settings):
+    """Names in MLflow."""
+
+    experiment: str = "vilam3"
+    """Experiment of the runs."""
+    registered_model: str = "vila-m3"
+    """Name of the registered model."""
