@@ -1,0 +1,1 @@
+"""Real processes talking to one another on this machine."""

@@ -1,0 +1,1 @@
+"""Generated files compared whole with the committed ones."""
