@@ -11,11 +11,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from typing import TypeAlias
 
 from vilam3 import __version__
 from vilam3.errors import VilaM3Error
 
-Verbs = argparse._SubParsersAction  # noqa: SLF001 - argparse names no public type for it
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse names no public type for it
 VERBS = ("prepare", "train", "evaluate", "register", "promote", "ask", "experts", "model", "doctor")
 INTERRUPTED = 130
 
