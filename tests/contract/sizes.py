@@ -70,8 +70,9 @@ def summary() -> str:
     counts = [length.lines for length in by_length]
     sizes = sorted(module_lengths(), key=lambda length: length.lines)
     ninth = statistics.quantiles(counts, n=10)[-1]
+    median = statistics.median(size.lines for size in sizes)
     return (
-        f"{len(sizes)} modules: median {statistics.median(size.lines for size in sizes):.0f} lines, longest {sizes[-1]}\n"
+        f"{len(sizes)} modules: median {median:.0f} lines, longest {sizes[-1]}\n"
         f"{len(counts)} functions: median {statistics.median(counts):.0f} lines, nine in ten at most {ninth:.0f}, "
         f"longest {by_length[-1]}"
     )
