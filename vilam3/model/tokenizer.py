@@ -1,0 +1,276 @@
+"""Text to token ids and back, piecewise around images, for both kinds of published tokenizer.
+
+The 8B checkpoint brings a ``tokenizer.json`` (Llama-3), the 3B and 13B ones a sentencepiece ``tokenizer.model`` that
+was trained against the slow Llama tokenizer with ``legacy=False``; see `vilam3.model.slow_tokenizer`. A text is split
+at each literal ``<image>`` and every piece is tokenized on its own, as NVlabs/VILA 355fda9 ``tokenizer_image_token``
+does.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from vilam3.data.sample import IMAGE_TOKEN
+from vilam3.errors import CheckpointError
+from vilam3.model.slow_tokenizer import SentencePieceBackend
+
+IMAGE_TOKEN_ID = -200
+Span = tuple[int, int]
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+# The words Llama 3 splits text into before merging bytes; a fact of its published tokenizer.json.
+LLAMA_3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA_3_SPECIAL = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "[PAD]",
+)
+
+
+class Backend(Protocol):
+    """One tokenizer library."""
+
+    size: int
+
+    def encode(self, text: str) -> tuple[list[int], list[Span]]:
+        """Ids and character spans of `text`, markers in it recognised, with the leading token where there is one."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids` without special tokens; unfinished UTF-8 shows as U+FFFD."""
+        ...
+
+    def token_id(self, token: str) -> int | None:
+        """Id of one exact token."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pieces:
+    """A tokenized text with images.
+
+    Attributes:
+        input_ids: Token ids with `IMAGE_TOKEN_ID` at each image.
+        spans: Character span of each entry in the whole text; empty at its place for a token that stands for no text.
+    """
+
+    input_ids: list[int]
+    spans: list[Span]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PieceTokenizer:
+    """A tokenizer with its special ids and its files.
+
+    Attributes:
+        backend: The library behind it.
+        bos_id: Begin token or None.
+        eos_id: End token.
+        pad_id: Padding token or None.
+        files: Its files by name, kept byte for byte for saving.
+    """
+
+    backend: Backend
+    bos_id: int | None
+    eos_id: int
+    pad_id: int | None
+    files: Mapping[str, bytes] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Vocabulary size, added tokens included."""
+        return self.backend.size
+
+    def encode_pieces(self, text: str) -> Pieces:
+        """Tokenize around each ``<image>``; only the first piece keeps the begin token."""
+        ids: list[int] = []
+        spans: list[Span] = []
+        offset = 0
+        drop_bos = False
+        for index, piece in enumerate(text.split(IMAGE_TOKEN)):
+            if index:
+                ids.append(IMAGE_TOKEN_ID)
+                spans.append((offset - len(IMAGE_TOKEN), offset))
+            piece_ids, piece_spans = self.backend.encode(piece)
+            start = 1 if drop_bos else 0
+            ids.extend(piece_ids[start:])
+            spans.extend((begin + offset, end + offset) for begin, end in piece_spans[start:])
+            # Upstream decides by the first piece alone whether pieces begin with the begin token.
+            drop_bos = drop_bos or (index == 0 and piece_ids[:1] == [self.bos_id])
+            offset += len(piece) + len(IMAGE_TOKEN)
+        return Pieces(input_ids=ids, spans=spans)
+
+    def encode_with_images(self, text: str) -> list[int]:
+        """Token ids of `text` with `IMAGE_TOKEN_ID` at each ``<image>``."""
+        return self.encode_pieces(text).input_ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens left out."""
+        return self.backend.decode(ids)
+
+    def token_id(self, token: str) -> int | None:
+        """Id of one exact token, or None."""
+        return self.backend.token_id(token)
+
+    def save(self, folder: Path) -> None:
+        """Write its files into `folder`."""
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
+
+
+class FastBackend:
+    """``tokenizer.json`` through the `tokenizers` library."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Wrap a ready tokenizer."""
+        self.tokenizer = tokenizer
+        self.size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> tuple[list[int], list[Span]]:
+        """See `Backend`."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=True)
+        return encoding.ids, encoding.offsets
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Backend`; the tokenizer's optional blank clean-up is not applied, so text is what was generated."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def token_id(self, token: str) -> int | None:
+        """See `Backend`."""
+        found: int | None = self.tokenizer.token_to_id(token)
+        return found
+
+
+def load_tokenizer(folder: Path) -> PieceTokenizer:
+    """Read the tokenizer of a published ``llm/`` folder or of a flat checkpoint.
+
+    Raises:
+        CheckpointError: no tokenizer, or an unreadable one.
+    """
+    files = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+    return from_files(files, where=folder)
+
+
+def from_files(files: Mapping[str, bytes], *, where: Path) -> PieceTokenizer:
+    """Build a tokenizer from its files' contents; `where` is for messages.
+
+    Raises:
+        CheckpointError: no tokenizer, or an unreadable one.
+    """
+    config = _json(files, "tokenizer_config.json", where)
+    special = {**_json(files, "special_tokens_map.json", where), **config}
+    is_slow = "tokenizer.model" in files and (
+        "tokenizer.json" not in files or config.get("tokenizer_class") == "LlamaTokenizer"
+    )
+    if not is_slow and "tokenizer.json" not in files:
+        raise CheckpointError(
+            f"{where}: holds neither tokenizer.json nor tokenizer.model; copy one from the checkpoint"
+        )
+    added = _added_tokens(config, _json(files, "added_tokens.json", where))
+    backend: Backend
+    try:
+        if is_slow:
+            backend = SentencePieceBackend(files["tokenizer.model"], added=added, config=special)
+        else:
+            backend = FastBackend(_fast(files["tokenizer.json"], added))
+    except Exception as error:  # the tokenizers library raises bare Exception on a bad file
+        name = "tokenizer.model" if is_slow else "tokenizer.json"
+        raise CheckpointError(f"{where / name}: not a readable tokenizer ({error}); copy the file again") from error
+    eos = _special_id(backend, special, "eos_token")
+    if eos is None:
+        raise CheckpointError(f"{where}: tokenizer_config.json names no eos_token that the vocabulary holds")
+    return PieceTokenizer(
+        backend=backend,
+        bos_id=_special_id(backend, special, "bos_token"),
+        eos_id=eos,
+        pad_id=_special_id(backend, special, "pad_token"),
+        files=dict(files),
+    )
+
+
+def train_tiny(texts: Iterable[str], *, vocab_size: int) -> PieceTokenizer:
+    """Train a byte-level BPE tokenizer with Llama-3's word split and markers; the same texts give the same tokenizer.
+
+    Args:
+        texts: What it should be good at.
+        vocab_size: Upper bound, markers included; fewer entries when the texts hold no more merges.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA_3_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(LLAMA_3_SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LLAMA_3_SPECIAL])
+    bos, eos, *_, pad = LLAMA_3_SPECIAL
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
+    )
+    names = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
+    config = {
+        **names,
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "right",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    files = {
+        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": json.dumps(config, indent=2, sort_keys=True).encode(),
+        "special_tokens_map.json": json.dumps(names, indent=2, sort_keys=True).encode(),
+    }
+    return from_files(files, where=Path("tiny tokenizer"))
+
+
+def _fast(content: bytes, added: Mapping[int, str]) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+    missing = [token for _, token in sorted(added.items()) if tokenizer.token_to_id(token) is None]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
+    return tokenizer
+
+
+def _added_tokens(config: Mapping[str, Any], added_json: Mapping[str, int]) -> dict[int, str]:
+    added = {index: token for token, index in added_json.items()}
+    for index, token in (config.get("added_tokens_decoder") or {}).items():
+        added[int(index)] = token["content"]
+    return added
+
+
+def _special_id(backend: Backend, special: Mapping[str, Any], role: str) -> int | None:
+    token = special.get(role)
+    content = token.get("content") if isinstance(token, Mapping) else token
+    return backend.token_id(content) if isinstance(content, str) else None
+
+
+def _json(files: Mapping[str, bytes], name: str, where: Path) -> dict[str, Any]:
+    if name not in files:
+        return {}
+    try:
+        value = json.loads(files[name])
+    except ValueError as error:
+        raise CheckpointError(f"{where / name}: not readable as JSON ({error}); copy the file again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where / name}: holds {type(value).__name__}, not an object; copy the file again")
+    return value

@@ -1,0 +1,204 @@
+"""The network: vision tower, projector and language model, with images spliced in at their placeholders.
+
+Source of the sequence rules: NVlabs/VILA 355fda9, llava/model/llava_arch.py.
+Legend: B rows, T token ids, L positions after image expansion, N images, K positions per image, H LLM width,
+V vocabulary.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.cache_utils import Cache, DynamicCache
+
+from vilam3.errors import DataError
+from vilam3.model.config import LlmConfig, VilaConfig
+from vilam3.model.projector import Projector
+from vilam3.model.vision import VisionTower
+
+IMAGE_TOKEN_ID = -200
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Spliced:
+    """Rows after image expansion, packed to one side.
+
+    Attributes:
+        embeds_BLH: Input embeddings; zero where padded.
+        mask_BL: True at real positions.
+        labels_BL: Targets, `IGNORED_LABEL` at images and padding; None without labels.
+    """
+
+    embeds_BLH: Tensor
+    mask_BL: Tensor
+    labels_BL: Tensor | None = None
+
+    @property
+    def positions_BL(self) -> Tensor:  # noqa: N802 - the suffix is a tensor shape
+        """Rotary position of each entry, counted from the row's first real one."""
+        return (self.mask_BL.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Output:
+    """Of one forward pass: the loss where labels were given, else logits.
+
+    Attributes:
+        loss: Mean cross-entropy over target tokens, float32 scalar.
+        num_targets: Number of target tokens.
+        logits_BLV: Next-token logits, right padded like `mask_BL`.
+        mask_BL: True at real positions.
+    """
+
+    loss: Tensor | None = None
+    num_targets: int = 0
+    logits_BLV: Tensor | None = None
+    mask_BL: Tensor
+
+
+class Vila(nn.Module):
+    """VILA 1.5 as VILA-M3 uses it; state-dict names are the published ones under three prefixes."""
+
+    def __init__(self, config: VilaConfig) -> None:
+        """Build it with fresh weights; see `vilam3.model.checkpoint` for loading."""
+        super().__init__()
+        self.config = config
+        self.llm = LlamaForCausalLM(_llama(config.llm))
+        self.vision_tower = VisionTower(config)
+        self.mm_projector = Projector(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the language model's weights."""
+        return self.llm.model.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model's weights are."""
+        return self.llm.model.embed_tokens.weight.device
+
+    def encode_images(self, pixels_NCHW: Tensor) -> Tensor:
+        """(N, 3, S, S) -> (N, K, H)."""
+        tokens_NKH: Tensor = self.mm_projector(self.vision_tower(pixels_NCHW.to(self.device, self.dtype)))
+        return tokens_NKH
+
+    def splice(
+        self,
+        input_ids_BT: Tensor,
+        pixels_NCHW: Tensor | None,
+        *,
+        attention_mask_BT: Tensor | None = None,
+        labels_BT: Tensor | None = None,
+        pad_left: bool = False,
+    ) -> Spliced:
+        """Embed the tokens and put each image's vectors at its placeholder, images in order of appearance.
+
+        Args:
+            input_ids_BT: Token ids with `IMAGE_TOKEN_ID` where an image goes.
+            pixels_NCHW: All images of the batch, or None.
+            attention_mask_BT: True at real tokens, padding on either side; None when nothing is padded.
+            labels_BT: Targets aligned with the ids.
+            pad_left: Pack the rows to the right, as batched decoding wants it.
+
+        Raises:
+            DataError: placeholders and images disagree in number.
+        """
+        is_real_BT = (
+            torch.ones_like(input_ids_BT, dtype=torch.bool) if attention_mask_BT is None else attention_mask_BT.bool()
+        )
+        is_image_BT = (input_ids_BT == IMAGE_TOKEN_ID) & is_real_BT
+        num_images = 0 if pixels_NCHW is None else pixels_NCHW.shape[0]
+        if int(is_image_BT.sum()) != num_images:
+            raise DataError(
+                f"batch: {int(is_image_BT.sum())} image placeholders but {num_images} images; they must agree"
+            )
+        width_BT = is_real_BT.long() + is_image_BT * (self.config.tokens_per_image - 1)
+        ends_BT = width_BT.cumsum(dim=1)
+        lengths_B = ends_BT[:, -1]
+        longest = int(lengths_B.max())
+        shift_B = longest - lengths_B if pad_left else torch.zeros_like(lengths_B)
+        rows_B = torch.arange(input_ids_BT.shape[0], device=input_ids_BT.device) * longest + shift_B
+        starts_BT = ends_BT - width_BT + rows_B[:, None]
+
+        is_text_BT = is_real_BT & ~is_image_BT
+        places = starts_BT[is_text_BT]
+        flat = self.llm.model.embed_tokens(input_ids_BT[is_text_BT])
+        if pixels_NCHW is not None and num_images:
+            offsets_K = torch.arange(self.config.tokens_per_image, device=places.device)
+            places = torch.cat([places, (starts_BT[is_image_BT][:, None] + offsets_K).flatten()])
+            flat = torch.cat([flat, self.encode_images(pixels_NCHW).flatten(0, 1)])
+        batch = input_ids_BT.shape[0]
+        embeds = flat.new_zeros(batch * longest, flat.shape[1]).index_copy(0, places, flat)
+        columns_L = torch.arange(longest, device=places.device)
+        mask_BL = (columns_L >= shift_B[:, None]) & (columns_L < (shift_B + lengths_B)[:, None])
+        labels_BL = None
+        if labels_BT is not None:
+            labels_BL = labels_BT.new_full((batch * longest,), IGNORED_LABEL)
+            labels_BL[starts_BT[is_text_BT]] = labels_BT[is_text_BT]
+            labels_BL = labels_BL.view(batch, longest)
+        return Spliced(embeds_BLH=embeds.view(batch, longest, -1), mask_BL=mask_BL, labels_BL=labels_BL)
+
+    def forward(
+        self,
+        input_ids_BT: Tensor,
+        pixels_NCHW: Tensor | None = None,
+        attention_mask_BT: Tensor | None = None,
+        labels_BT: Tensor | None = None,
+    ) -> Output:
+        """Score a batch: the training loss where labels are given, else all logits.
+
+        Rows longer than the context are cut at its end, as the published training does.
+
+        Raises:
+            DataError: placeholders and images disagree in number.
+        """
+        spliced = self.splice(input_ids_BT, pixels_NCHW, attention_mask_BT=attention_mask_BT, labels_BT=labels_BT)
+        limit = self.config.max_tokens
+        # Padding is on the right and attention is causal, so real positions never see it: no mask is needed.
+        hidden_BLH = self.llm.model(inputs_embeds=spliced.embeds_BLH[:, :limit], use_cache=False).last_hidden_state
+        mask_BL = spliced.mask_BL[:, :limit]
+        if spliced.labels_BL is None:
+            return Output(logits_BLV=self.llm.lm_head(hidden_BLH), mask_BL=mask_BL)
+        # Only positions that have a target reach the head: full logits of a prompt are never formed.
+        targets_BL = spliced.labels_BL[:, 1:limit]
+        is_target_BL = targets_BL != IGNORED_LABEL
+        logits_TV = self.llm.lm_head(hidden_BLH[:, :-1][is_target_BL])
+        num_targets = logits_TV.shape[0]
+        total = nn.functional.cross_entropy(logits_TV.float(), targets_BL[is_target_BL], reduction="sum")
+        return Output(loss=total / max(num_targets, 1), num_targets=num_targets, mask_BL=mask_BL)
+
+    def prefill(self, spliced: Spliced) -> tuple[Tensor, Cache]:
+        """Run a left-padded prompt batch; returns the last position's logits (B, V) and the key-value cache."""
+        cache = DynamicCache(config=self.llm.config)
+        hidden_BLH = self.llm.model(
+            inputs_embeds=spliced.embeds_BLH,
+            attention_mask=None if bool(spliced.mask_BL.all()) else spliced.mask_BL,
+            position_ids=spliced.positions_BL,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return self.llm.lm_head(hidden_BLH[:, -1]), cache
+
+    def decode(self, ids_B: Tensor, *, cache: Cache, mask_BL: Tensor) -> Tensor:
+        """Feed one token a row and return the next logits (B, V); `mask_BL` covers the cache and this token."""
+        hidden_B1H = self.llm.model(
+            inputs_embeds=self.llm.model.embed_tokens(ids_B[:, None]),
+            attention_mask=None if bool(mask_BL.all()) else mask_BL,
+            position_ids=mask_BL.long().sum(dim=1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        logits_BV: Tensor = self.llm.lm_head(hidden_B1H[:, -1])
+        return logits_BV
+
+
+def _llama(config: LlmConfig) -> LlamaConfig:
+    values = asdict(config)
+    for name in ("tokenizer_model_max_length", "bos_token_id", "eos_token_id", "pad_token_id"):
+        del values[name]  # matters of the tokenizer; the network needs none of them
+    scaling = dict(values.pop("rope_scaling") or {"rope_type": "default"})
+    scaling.setdefault("rope_type", scaling.pop("type", "default"))
+    values["rope_parameters"] = {**scaling, "rope_theta": values.pop("rope_theta")}
+    return LlamaConfig(**values, bos_token_id=None, eos_token_id=None, pad_token_id=None, attn_implementation="sdpa")
