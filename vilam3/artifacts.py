@@ -1,6 +1,7 @@
 """Outputs written whole or not at all, and the digests that name them; knows nothing of what is written."""
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -14,6 +15,7 @@ from typing import Any
 from vilam3.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 20
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 @contextlib.contextmanager
@@ -85,11 +87,41 @@ def sha256_tree(root: Path) -> str:
 
 
 def _swap(partial: Path, path: Path) -> None:
+    """Put `partial` at `path`; what was there leaves in the same step, so that no reader ever finds nothing."""
     retired = partial.with_name(partial.name + ".old")
-    if path.exists():
-        path.rename(retired)
-    partial.rename(path)
-    shutil.rmtree(retired, ignore_errors=True)
+    while True:
+        try:
+            if not path.exists():
+                partial.rename(path)
+                return
+            if _exchange(partial, path):
+                _remove(partial)
+                return
+            path.rename(retired)
+            _remove(retired)
+        except OSError as error:  # another writer put something there, or took it away, since we looked: look again
+            if error.errno not in {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in {errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EPERM}:
+        return False
+    raise OSError(code, os.strerror(code), str(other))
 
 
 def _flush(path: Path) -> None:

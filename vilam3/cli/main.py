@@ -16,7 +16,7 @@ from typing import TypeAlias
 from vilam3 import __version__
 from vilam3.errors import VilaM3Error
 
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # argparse names no public type for it
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - argparse names no public type for it
 VERBS = ("prepare", "train", "evaluate", "register", "promote", "ask", "experts", "model", "doctor")
 INTERRUPTED = 130
 
