@@ -1,0 +1,1 @@
+"""Experts: what triggers them, what they are and what they say."""
