@@ -100,7 +100,7 @@ def _swap(partial: Path, path: Path) -> None:
             path.rename(retired)
             _remove(retired)
         except OSError as error:  # another writer put something there, or took it away, since we looked: look again
-            if error.errno not in {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST}:
+            if error.errno not in {errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST} or not partial.exists():
                 raise
 
 
