@@ -23,25 +23,34 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class ModelSizes(Settings):
-    """Overrides of a preset's sizes; what is absent stays as the preset says."""
+class LlmSizes(Settings):
+    """Overrides of the preset's language model; what is absent stays as the preset says."""
 
-    llm_hidden: PositiveInt | None = None
-    """Width of the language model."""
-    llm_layers: PositiveInt | None = None
-    """Layers of the language model."""
-    llm_heads: PositiveInt | None = None
-    """Attention heads of the language model."""
-    llm_intermediate: PositiveInt | None = None
-    """Width of the language model's MLP."""
-    vision_hidden: PositiveInt | None = None
-    """Width of the vision tower."""
-    vision_layers: PositiveInt | None = None
-    """Layers of the vision tower; the last one is computed but unused, as published."""
-    vision_heads: PositiveInt | None = None
-    """Attention heads of the vision tower."""
-    vision_intermediate: PositiveInt | None = None
-    """Width of the vision tower's MLP."""
+    hidden_size: PositiveInt | None = None
+    """Width."""
+    intermediate_size: PositiveInt | None = None
+    """Width of the MLP."""
+    num_hidden_layers: PositiveInt | None = None
+    """Layers."""
+    num_attention_heads: PositiveInt | None = None
+    """Attention heads."""
+    num_key_value_heads: PositiveInt | None = None
+    """Key and value heads."""
+    max_position_embeddings: PositiveInt | None = None
+    """Longest sequence, image vectors included."""
+
+
+class VisionSizes(Settings):
+    """Overrides of the preset's vision tower; what is absent stays as the preset says."""
+
+    hidden_size: PositiveInt | None = None
+    """Width."""
+    intermediate_size: PositiveInt | None = None
+    """Width of the MLP."""
+    num_hidden_layers: PositiveInt | None = None
+    """Layers; the last one is stored but unused, as published."""
+    num_attention_heads: PositiveInt | None = None
+    """Attention heads."""
     image_size: PositiveInt | None = None
     """Side of the square input image in pixels."""
     patch_size: PositiveInt | None = None
@@ -59,8 +68,10 @@ class ModelSettings(Settings):
     """Published wording of the expert protocol that the model is trained and asked in."""
     vocab_size: PositiveInt | None = None
     """Pieces of the tokenizer that is trained on the corpus when stage 1 starts from nothing."""
-    sizes: ModelSizes = ModelSizes()
-    """Overrides of the preset's sizes."""
+    llm: LlmSizes = LlmSizes()
+    """Overrides of the language model's sizes."""
+    vision: VisionSizes = VisionSizes()
+    """Overrides of the vision tower's sizes."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of training."""
 

@@ -168,12 +168,13 @@ def test_accumulation_always_makes_up_the_global_batch(seed: int, batch: int, sh
 
 
 def test_every_field_says_what_it_is() -> None:
-    models: list[type[groups.Settings]] = [
+    models: list[type[groups.Settings]] = [Recipe]
+    models += [
         one for one in vars(groups).values() if isinstance(one, type) and issubclass(one, groups.Settings)
     ]
     bare = [
         f"{model.__name__}.{name}"
-        for model in [Recipe, *models]
+        for model in models
         for name, field in model.model_fields.items()
         if not field.description
     ]
