@@ -59,8 +59,10 @@ def _register_leaf(leaf: EntryPoint, verbs: Verbs) -> None:
         leaf.load()(verbs)
     except ModuleNotFoundError as error:
         missing = error.name
-        parser = verbs.add_parser(leaf.name, help=f"(needs {missing}, which is not installed here)")
-        parser.add_argument("rest", nargs=argparse.REMAINDER)
+        # No option begins with NUL, so whatever follows the verb is taken and the sentence is all there is to say.
+        text = f"(needs {missing}, which is not installed here)"
+        parser = verbs.add_parser(leaf.name, help=text, prefix_chars="\0", add_help=False)
+        parser.add_argument("rest", nargs="*")
         parser.set_defaults(run=lambda _: _say_absent(leaf, missing))
 
 
