@@ -27,12 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def render(parser: argparse.ArgumentParser) -> str:
     """The whole tree below `parser` as Markdown."""
-    sections = [HEADER, *(section for verb in _verbs(parser) for section in _sections(verb, level=2))]
+    sections = [HEADER, *(section for verb in verbs_of(parser) for section in _sections(verb, level=2))]
     return "\n".join(sections)
 
 
 def _sections(parser: argparse.ArgumentParser, *, level: int) -> Iterator[str]:
-    verbs = list(_verbs(parser))
+    verbs = list(verbs_of(parser))
     lines = [f"{'#' * level} `{parser.prog}`\n"]
     if parser.description:
         lines.append(f"{parser.description.strip()}\n")
@@ -47,7 +47,8 @@ def _sections(parser: argparse.ArgumentParser, *, level: int) -> Iterator[str]:
         yield from _sections(verb, level=level + 1)
 
 
-def _verbs(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def verbs_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers one level below `parser`."""
     for action in parser._actions:  # noqa: SLF001 - argparse has no public way to walk a tree
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - likewise
             parsers: dict[str, argparse.ArgumentParser] = action.choices
