@@ -22,7 +22,7 @@ GREY_MAX = 255
 Gray = NDArray[np.uint8]
 
 
-def slice_grey_HW(volume: Volume, *, modality: Modality, slice_index: int) -> Gray:
+def slice_grey_HW(volume: Volume, *, modality: Modality, slice_index: int) -> Gray:  # noqa: N802 - shape letters
     """Grey picture of one axial slice.
 
     CT is shown from -150 to 250 HU; anything else between the least and the greatest value of the whole volume. The
@@ -47,7 +47,7 @@ def slice_grey_HW(volume: Volume, *, modality: Modality, slice_index: int) -> Gr
     return _turn(_scale(slice_XY, low=low, high=high).astype(np.uint8))
 
 
-def mask_slice_HW(ids_XYZ: NDArray[np.uint8], slice_index: int) -> NDArray[np.uint8]:
+def mask_slice_HW(ids_XYZ: NDArray[np.uint8], slice_index: int) -> NDArray[np.uint8]:  # noqa: N802 - shape letters
     """Label ids of one axial slice, in the orientation of `slice_grey_HW`.
 
     Raises:
@@ -56,7 +56,9 @@ def mask_slice_HW(ids_XYZ: NDArray[np.uint8], slice_index: int) -> NDArray[np.ui
     return _turn(_slice(ids_XYZ, slice_index).astype(np.uint8))
 
 
-def radiograph_grey_HW(radiograph_HW: NDArray[np.uint8] | NDArray[np.uint16]) -> Gray:
+def radiograph_grey_HW(  # noqa: N802 - shape letters
+    radiograph_HW: NDArray[np.uint8] | NDArray[np.uint16],
+) -> Gray:
     """Grey picture of a 2-D study: 8-bit as it is, 16-bit linearly between its least and greatest value."""
     if radiograph_HW.dtype == np.uint8:
         return radiograph_HW.astype(np.uint8)
@@ -108,7 +110,7 @@ def _check_slice(slice_index: int, num_slices: int) -> None:
 def _scale(pixels: NDArray[np.float32], *, low: float, high: float) -> NDArray[np.float32]:
     if low == high:
         return np.zeros_like(pixels)
-    scaled = (pixels - np.float32(low)) / np.float32(high - low) * np.float32(GREY_MAX)
+    scaled = (pixels - np.float32(low)) / (np.float32(high) - np.float32(low)) * np.float32(GREY_MAX)
     return np.clip(scaled, 0, GREY_MAX)
 
 

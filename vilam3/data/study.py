@@ -4,6 +4,8 @@ Volumes are always held in RAS orientation with the affine that maps voxel indic
 reorient, writers reorient back. Letters: X right, Y anterior, Z superior; H rows, W columns.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +25,13 @@ class Volume:
         voxels_XYZ: Intensities (HU for CT), RAS axis order.
         affine_RAS: 4x4, voxel index to RAS millimetres; its rotation part may still be oblique.
         sequence: MR sequence (`t1c`, `t1`, `t2`, `flair`) or empty.
+        stored_axes: Axis codes in which the source stored the voxels, so that a writer can give a mask back in them.
     """
 
     voxels_XYZ: FloatArray
     affine_RAS: FloatArray
     sequence: str = ""
+    stored_axes: str = "RAS"
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -41,7 +45,7 @@ class Study:
     """One patient's images of one examination, as far as an answer needs them.
 
     Attributes:
-        digest: SHA-256 of the content (pixels and geometry), the only name caches may use.
+        digest: SHA-256 of the content (pixels, geometry, modality, sequences), the only name caches may use.
         modality: Decided by the reader from DICOM or the file name, or by the caller.
         volumes: CT: one. MRI: one, or the four sequences in the order t1c, t1, t2, flair. Same grid.
         radiograph_HW: 2-D studies: grey levels, uint8 or uint16, bright is dense; else None.
@@ -62,3 +66,54 @@ class Study:
     def num_slices(self) -> int:
         """Number of axial slices; 1 for a 2-D study."""
         return int(self.volumes[0].voxels_XYZ.shape[2]) if self.volumes else 1
+
+
+def study_of(
+    *,
+    modality: Modality,
+    volumes: Sequence[Volume] = (),
+    radiograph_HW: NDArray[np.uint8] | NDArray[np.uint16] | None = None,
+    picture_HWC: NDArray[np.uint8] | None = None,
+    series: str = "series-1",
+    warnings: Sequence[str] = (),
+) -> Study:
+    """A study named by the digest of its content."""
+    pictures = [picture for picture in (radiograph_HW, picture_HWC) if picture is not None]
+    return Study(
+        digest=content_digest(modality=modality, volumes=volumes, pictures=pictures),
+        modality=modality,
+        volumes=tuple(volumes),
+        radiograph_HW=radiograph_HW,
+        picture_HWC=picture_HWC,
+        series=series,
+        warnings=tuple(warnings),
+    )
+
+
+def content_digest(
+    *,
+    modality: Modality,
+    volumes: Sequence[Volume] = (),
+    pictures: Sequence[NDArray[np.uint8] | NDArray[np.uint16]] = (),
+) -> str:
+    """SHA-256 of what an answer depends on; the same for one content whatever its files, series or patient are called.
+
+    Args:
+        modality: It decides the window and the experts.
+        volumes: In study order; each with its sequence, geometry and voxels.
+        pictures: Grey levels and, where there is colour, RGB.
+    """
+    digest = hashlib.sha256(f"study\0{modality}\0".encode())
+    for volume in volumes:
+        digest.update(f"{volume.sequence}\0".encode())
+        _update(digest, np.asarray(volume.affine_RAS, dtype="<f8") + 0.0)  # -0.0 becomes 0.0
+        _update(digest, volume.voxels_XYZ)
+    for picture in pictures:
+        _update(digest, picture)
+    return digest.hexdigest()
+
+
+def _update(digest: "hashlib._Hash", array: NDArray[Any]) -> None:
+    little = array.dtype.newbyteorder("<")
+    digest.update(f"{little.str}{array.shape}\0".encode())
+    digest.update(np.ascontiguousarray(array, dtype=little).data)
