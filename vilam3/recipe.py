@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 from pydantic_core import ErrorDetails
 
+from vilam3.data.phantom.settings import PhantomSettings
 from vilam3.errors import RecipeError
 from vilam3.settings import (
     STAGES,
@@ -22,7 +23,6 @@ from vilam3.settings import (
     ExpertSettings,
     GateSettings,
     ModelSettings,
-    PhantomSettings,
     ResourceSettings,
     Settings,
     Stage,

@@ -13,7 +13,6 @@ Part = Literal["vision_tower", "mm_projector", "llm"]
 StageName = Literal["stage1_align", "stage2_pretrain", "stage3_instruct", "stage4_expert"]
 STAGES: tuple[StageName, ...] = ("stage1_align", "stage2_pretrain", "stage3_instruct", "stage4_expert")
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Range = tuple[float, float]
 Quantity = Annotated[str, Field(pattern=r"^[0-9.]+(m|Ki|Mi|Gi|Ti)?$")]
 
 
@@ -72,33 +71,10 @@ class ModelSettings(Settings):
     """Overrides of the language model's sizes."""
     vision: VisionSizes = VisionSizes()
     """Overrides of the vision tower's sizes."""
+    image_whitespace: Literal["published", "as_written"] = "published"
+    """Blanks around images in training: as the published training has them, or as users will send them."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of training."""
-
-
-class PhantomSettings(Settings):
-    """The synthetic corpus."""
-
-    ct_patients: PositiveInt = 60
-    """CT volumes."""
-    mri_patients: PositiveInt = 60
-    """Four-sequence brain MR studies."""
-    cxr_patients: PositiveInt = 120
-    """Chest radiographs."""
-    validation_fraction: Fraction = 0.1
-    """Share of the patients held out for choosing checkpoints."""
-    test_fraction: Fraction = 0.3
-    """Share of the patients held out for the accuracy tables."""
-    tumor_contrast_hu: Range = (-45.0, -12.0)
-    """Lesion minus organ, in HU; drawn uniformly per patient."""
-    noise_hu: Range = (8.0, 24.0)
-    """Standard deviation of the noise, in HU; drawn uniformly per patient."""
-
-    @model_validator(mode="after")
-    def _leave_training_patients(self) -> Self:
-        if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction + test_fraction must stay below 1, or no patient is left to train on")
-        return self
 
 
 class Stage(Settings):
@@ -140,6 +116,8 @@ class Stage(Settings):
     """Samples per dataset where they are known beforehand; a plan can be made without the data."""
     checkpoint_every_steps: PositiveInt
     """Optimizer steps between two checkpoints."""
+    kept_models: Annotated[int, Field(ge=0)] = 0
+    """Newest checkpoints whose weights stay beside the final ones, each a logged model; 0 keeps none."""
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:

@@ -115,7 +115,7 @@ def test_the_file_that_set_the_wrong_value_is_named(tmp_path: Path) -> None:
         ("learning_rate = 1e-3\n", "", "stages.stage4_expert.learning_rate: this key is required; add it"),
         ("checkpoint_every_steps = 2", "checkpoint_every_steps = 2\npublished_samples = { x = 1 }", "not in mixture"),
         ('name = "small"', 'name = "Small!"', "name="),
-        ("[model]", "[corpus]\ntest_fraction = 0.95\n[model]", "no patient is left to train on"),
+        ("[model]", "[corpus]\ntest_fraction = 0.95\n[model]", "corpus.test_fraction=0.95: Input should be less than 0.5"),
         ("[model]", "[model", "not valid TOML"),
     ],
 )
