@@ -16,10 +16,9 @@ from PIL import Image
 from vilam3.data.sample import IMAGE_TOKEN, Turn
 from vilam3.dialogue.messages import Message, squash
 from vilam3.errors import CheckpointError, DataError
-from vilam3.model.config import template_name
-from vilam3.model.tokenizer import IMAGE_TOKEN_ID, PieceTokenizer
+from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, TemplateName, template_name
+from vilam3.model.tokenizer import PieceTokenizer
 
-IGNORED_LABEL = -100
 Speaker = Literal["user", "assistant"]
 Span = tuple[int, int]
 
@@ -28,7 +27,7 @@ Span = tuple[int, int]
 class Template:
     """One conversation style; the fields are explained in ``templates.toml``."""
 
-    name: str
+    name: TemplateName
     style: Literal["two", "llama_3", "mpt", "plain"]
     system_prefix: str
     system: str

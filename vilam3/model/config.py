@@ -17,6 +17,8 @@ Preset = Literal["tiny", "3b", "8b", "13b"]
 TemplateName = Literal["v1", "vicuna_v1", "llama_3", "hermes-2", "plain"]
 MERGE = 2  # the projector merges 2x2 patches
 OWN_KEY = "vilam3"
+IMAGE_TOKEN_ID = -200  # stands for an image among token ids
+IGNORED_LABEL = -100  # a position that is not learnt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,14 +211,33 @@ def parse_config(
             f"mm_projector/config.json mm_projector_type={kind!r}: only 'mlp_downsample' is supported"
         )
     own = root.get(OWN_KEY) or {}
+    if not isinstance(own, Mapping):
+        raise CheckpointError(f"config.json {OWN_KEY}={own!r}: must be an object")
+    vision_config = _vision(vision)
     return VilaConfig(
-        vision=_vision(vision),
+        vision=vision_config,
         llm=_llm(llm),
-        select_layer=root.get("mm_vision_select_layer", -2),
+        select_layer=_select_layer(root.get("mm_vision_select_layer", -2), layers=vision_config.num_hidden_layers),
         model_dtype=root.get("model_dtype", "torch.float16"),
         template=template_name(own["template"]) if own.get("template") else None,
-        prompt_dialect=own.get("prompt_dialect", "demo"),
+        prompt_dialect=_dialect(own.get("prompt_dialect", "demo")),
     )
+
+
+def _select_layer(value: object, *, layers: int) -> int:
+    if not isinstance(value, int) or not -layers - 1 <= value < 0:
+        raise CheckpointError(
+            f"config.json mm_vision_select_layer={value!r}: must count from the end of {layers} layers; published is -2"
+        )
+    return value
+
+
+def _dialect(name: object) -> Dialect:
+    known: tuple[Dialect, ...] = get_args(Dialect)
+    for candidate in known:
+        if candidate == name:
+            return candidate
+    raise CheckpointError(f"config.json {OWN_KEY}.prompt_dialect={name!r}: unknown; use one of {', '.join(known)}")
 
 
 def template_name(name: str) -> TemplateName:
@@ -235,7 +256,9 @@ def template_name(name: str) -> TemplateName:
 def _vision(raw: Mapping[str, Any]) -> VisionConfig:
     if raw.get("model_type", "siglip_vision_model") != "siglip_vision_model":
         raise CheckpointError(f"vision_tower/config.json model_type={raw['model_type']!r}: only SigLIP is supported")
-    return VisionConfig(**_known(raw, VisionConfig))
+    vision = VisionConfig(**_known(raw, VisionConfig))
+    _check_sizes("vision_tower", vision)
+    return vision
 
 
 def _llm(raw: Mapping[str, Any]) -> LlmConfig:
@@ -248,7 +271,26 @@ def _llm(raw: Mapping[str, Any]) -> LlmConfig:
     missing = [name for name in _LLM_REQUIRED if values.get(name) is None]
     if missing:
         raise CheckpointError(f"llm/config.json: lacks {', '.join(missing)}; take the file from the published folder")
-    return LlmConfig(**values)
+    llm = LlmConfig(**values)
+    _check_sizes("llm", llm)
+    if llm.num_attention_heads % llm.num_key_value_heads:
+        raise CheckpointError(
+            f"llm/config.json num_attention_heads={llm.num_attention_heads}: not a multiple of "
+            f"num_key_value_heads={llm.num_key_value_heads}; copy the file again"
+        )
+    return llm
+
+
+def _check_sizes(folder: str, section: VisionConfig | LlmConfig) -> None:
+    for key in fields(section):
+        value = getattr(section, key.name)
+        if key.type is int and (type(value) is not int or value < 1):
+            raise CheckpointError(f"{folder}/config.json {key.name}={value!r}: must be a positive whole number")
+    if section.hidden_size % section.num_attention_heads:
+        raise CheckpointError(
+            f"{folder}/config.json hidden_size={section.hidden_size}: not a multiple of "
+            f"num_attention_heads={section.num_attention_heads}; copy the file again"
+        )
 
 
 _LLM_REQUIRED = (

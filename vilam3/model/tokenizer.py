@@ -16,9 +16,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from vilam3.data.sample import IMAGE_TOKEN
 from vilam3.errors import CheckpointError
+from vilam3.model.config import IMAGE_TOKEN_ID
 from vilam3.model.slow_tokenizer import SentencePieceBackend
 
-IMAGE_TOKEN_ID = -200
 Span = tuple[int, int]
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -13,12 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import Cache, DynamicCache
 
 from vilam3.errors import DataError
-from vilam3.model.config import LlmConfig, VilaConfig
+from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, LlmConfig, VilaConfig
 from vilam3.model.projector import Projector
 from vilam3.model.vision import VisionTower
-
-IMAGE_TOKEN_ID = -200
-IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

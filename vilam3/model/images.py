@@ -1,0 +1,49 @@
+"""Pictures to the vision tower's input, as the published path makes it.
+
+Source: NVlabs/VILA 355fda9 ``process_image`` with ``image_aspect_ratio: resize`` (RGB, one bicubic resize to the
+square that ignores the aspect ratio) followed by the SigLIP processor, whose own resize then changes nothing: rescale
+by 1/255, mean 0.5, standard deviation 0.5.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vilam3.model.config import VilaConfig
+
+MEAN = 0.5
+STD = 0.5
+
+
+def pixels_NCHW(images: Sequence[Image.Image], config: VilaConfig) -> Tensor | None:  # noqa: N802 - a tensor shape
+    """Stack pictures into (N, 3, S, S) float32 in [-1, 1]; None for no pictures."""
+    if not images:
+        return None
+    return torch.from_numpy(np.stack([_pixels_CHW(image, config.vision.image_size) for image in images]))
+
+
+def _pixels_CHW(image: Image.Image, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:  # noqa: N802
+    square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    # The processor multiplies in float64 and rounds once; float32 throughout would differ in the last bit.
+    unit_HWC = (np.asarray(square, dtype=np.float64) * (1 / 255)).astype(np.float32)
+    return np.ascontiguousarray(((unit_HWC - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1))
+
+
+def preprocessor_json(config: VilaConfig) -> dict[str, object]:
+    """vision_tower/preprocessor_config.json."""
+    size = config.vision.image_size
+    return {
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [MEAN] * 3,
+        "image_processor_type": "SiglipImageProcessor",
+        "image_std": [STD] * 3,
+        "processor_class": "SiglipProcessor",
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"height": size, "width": size},
+    }
