@@ -1,0 +1,168 @@
+"""The routes. Each finds the tenant, lets a thread do the work, and answers in OpenAI's shapes."""
+
+import io
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Annotated, Any, BinaryIO, get_args
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from starlette.datastructures import FormData, UploadFile
+
+from serving import refusals, stream
+from serving.answer import Service, completion
+from serving.guard import BoundedBody, Watched
+from serving.studies import Upload
+from serving.wire import MODEL_NAME, ChatRequest, StudyInfo
+from vilam3.data.render import views
+from vilam3.data.sample import Modality
+from vilam3.errors import DataError, NotFoundError
+
+MOST_FILES = 5_000
+MOST_FIELDS = 16
+
+router = APIRouter(default_response_class=JSONResponse)
+
+
+def install(app: FastAPI, service: Service) -> None:
+    """Put the routes, the error shape and the guards on an application, before its own routes."""
+    app.state.vilam3 = service
+    app.include_router(router)
+    refusals.install(app)
+    app.add_middleware(BoundedBody)
+    app.add_middleware(Watched)  # added last, so it is outermost
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.vilam3
+    return service
+
+
+def _tenant(request: Request) -> str:
+    return _service(request).tenants.of(request.headers)
+
+
+Served = Annotated[Service, Depends(_service)]
+Tenant = Annotated[str, Depends(_tenant)]
+
+
+@router.get("/v1/models")
+async def models(service: Served, _tenant: Tenant) -> dict[str, Any]:
+    """The one model, for OpenAI clients (`data`) and KServe clients (`models`)."""
+    return {"object": "list", "data": [_card(service)], "models": [MODEL_NAME]}
+
+
+@router.get("/v1/models/{name}")
+async def model(name: str, service: Served) -> dict[str, Any]:
+    """The model's card and readiness; open, because probes carry no key."""
+    if name != MODEL_NAME:
+        raise NotFoundError(f"model {name!r}: not served here; use {MODEL_NAME!r}")
+    return {**_card(service), "name": MODEL_NAME, "ready": True}
+
+
+@router.post("/v1/chat/completions", response_model=None)
+async def chat(body: ChatRequest, request: Request, service: Served, tenant: Tenant) -> Response:
+    """Answer a question, streamed or whole."""
+    inquiry = await service.inquire(body, tenant=tenant)
+    running = service.begin(inquiry, tenant=tenant)
+    if not body.stream:
+        return JSONResponse(completion(await running.answered(gone=request.is_disconnected)))
+    lines: AsyncIterator[str] = stream.events(
+        running,
+        gone=request.is_disconnected,
+        holds_back=bool(inquiry.asking.cards),
+        include_usage=body.stream_options is not None and body.stream_options.include_usage,
+    )
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+
+
+@router.post("/v1/studies", status_code=201)
+async def upload(request: Request, service: Served, tenant: Tenant) -> StudyInfo:
+    """Take DICOM files, a zip, NIfTI files or a picture as multipart/form-data, with an optional `modality` field."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise DataError("upload: not multipart/form-data; send the files as form fields, such as -F file=@scan.dcm")
+    async with request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS) as form:
+        files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        uploads = [Upload(name=file.filename or "file", open=partial(_Lent, file)) for file in files]
+        work = partial(service.studies.add, tenant, uploads, modality=_modality(form))
+        return await service.read(work)
+
+
+@router.get("/v1/studies/{study_id}")
+async def study(study_id: str, service: Served, tenant: Tenant) -> StudyInfo:
+    """What is known of a study."""
+    return service.studies.info(tenant, study_id)
+
+
+@router.delete("/v1/studies/{study_id}")
+async def forget(study_id: str, service: Served, tenant: Tenant) -> dict[str, Any]:
+    """Forget a study and remove its files."""
+    await service.read(partial(service.studies.delete, tenant, study_id))
+    return {"id": study_id, "object": "study", "deleted": True}
+
+
+@router.get("/v1/studies/{study_id}/slices/{index}.png", response_class=Response)
+async def slice_png(study_id: str, index: int, service: Served, tenant: Tenant, view: int = 0) -> Response:
+    """One axial slice as the model sees it; `view` chooses the MR sequence."""
+    return Response(
+        await service.read(partial(_picture, service, tenant, study_id, index, view)), media_type="image/png"
+    )
+
+
+@router.get("/v1/results/{answer_id}")
+async def result(answer_id: str, service: Served, tenant: Tenant) -> FileResponse:
+    """A kept answer with its provenance."""
+    return FileResponse(service.results.file(tenant, answer_id, "answer.json"), media_type="application/json")
+
+
+@router.get("/v1/results/{answer_id}/overlays/{number}.png", response_class=FileResponse)
+async def overlay(answer_id: str, number: int, service: Served, tenant: Tenant) -> FileResponse:
+    """The picture with an expert's finding drawn in."""
+    return FileResponse(service.results.file(tenant, answer_id, f"overlay-{number}.png"), media_type="image/png")
+
+
+@router.get("/v1/results/{answer_id}/masks/{number}.nii.gz", response_class=FileResponse)
+async def mask(answer_id: str, number: int, service: Served, tenant: Tenant) -> FileResponse:
+    """An expert's segmentation, on the grid the study was sent in."""
+    return FileResponse(service.results.file(tenant, answer_id, f"mask-{number}.nii.gz"), media_type="application/gzip")
+
+
+class _Lent(AbstractContextManager[BinaryIO]):
+    """A received file, read from its beginning and left open: the form closes it."""
+
+    def __init__(self, received: UploadFile) -> None:
+        self._file: BinaryIO = received.file
+
+    def __enter__(self) -> BinaryIO:
+        self._file.seek(0)
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to do."""
+
+
+def _card(service: Service) -> dict[str, Any]:
+    digest = service.consultant.model_digest
+    return {"id": MODEL_NAME, "object": "model", "created": service.started, "owned_by": "vilam3", "digest": digest}
+
+
+def _modality(form: FormData) -> Modality | None:
+    value = form.get("modality")
+    if value is None or value == "":
+        return None
+    known: tuple[Modality, ...] = get_args(Modality)
+    for candidate in known:
+        if candidate == value:
+            return candidate
+    raise DataError(f"modality: not one of {', '.join(known)}; correct it or leave it out")
+
+
+def _picture(service: Service, tenant: str, study_id: str, index: int, view: int) -> bytes:
+    pictures = views(service.studies.get(tenant, study_id), slice_index=index)
+    if not 0 <= view < len(pictures):
+        raise DataError(f"view {view}: the study has {len(pictures)}; choose 0 to {len(pictures) - 1}")
+    stream_out = io.BytesIO()
+    pictures[view].save(stream_out, format="PNG")
+    return stream_out.getvalue()

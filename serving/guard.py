@@ -1,0 +1,102 @@
+"""Around every request: a bound on its body, one log line without content, and no stack trace for anybody.
+
+Pure ASGI, because the streams of answers must pass through unbuffered.
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving import refusals
+from vilam3.errors import TooLargeError
+
+MIB = 1 << 20
+ANY_BODY_BYTES = 32 * MIB
+BODY_BYTES: Mapping[str, int] = {"/v1/studies": 2048 * MIB}
+
+log = logging.getLogger("serving.requests")
+
+
+class BoundedBody:
+    """Refuses bodies beyond a bound, by their header or, where it lies or is missing, while they come in."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = BODY_BYTES.get(scope["path"].rstrip("/"), ANY_BODY_BYTES)
+        if _declared(scope) > most:
+            await refusals.response(_too_large(most))(scope, receive, send)
+            return
+        taken = 0
+
+        async def bounded() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > most:
+                raise _too_large(most)
+            return message
+
+        await self._app(scope, bounded, send)
+
+
+class Watched:
+    """Logs method, route template, status and milliseconds; turns what nobody caught into a plain 500."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+        started = time.perf_counter()
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception as error:  # noqa: BLE001 - the last boundary before the server, which would print the message
+            _log_fault(error)
+            if not status:
+                await refusals.response(error)(scope, receive, noted)
+        finally:
+            _log_request(scope, status, started)
+
+
+def _log_request(scope: Scope, status: int, started: float) -> None:
+    route = getattr(scope.get("route"), "path", "(no route)")  # the template: ids are not logged
+    fields = {"method": scope["method"], "route": route, "status": status}
+    log.info("request", extra={**fields, "ms": round((time.perf_counter() - started) * 1000, 1)})
+
+
+def _log_fault(error: Exception) -> None:
+    """Where it happened and what kind it was; messages may quote images' headers or the question."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    where = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames))
+    log.error("unexpected failure", extra={"kind": type(error).__name__, "where": where})
+
+
+def _declared(scope: Scope) -> int:
+    value = dict(scope["headers"]).get(b"content-length", b"0")
+    return int(value) if value.isdigit() else 0
+
+
+def _too_large(most: int) -> TooLargeError:
+    return TooLargeError(f"request body: more than the limit of {most // MIB} MiB; upload images to /v1/studies")

@@ -1,0 +1,180 @@
+"""From a chat request to a question: finds the studies it names, decodes the images it carries, keeps the history."""
+
+import base64
+import binascii
+import io
+import re
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from serving.refusals import UnsupportedError
+from serving.studies import StudyStore, Upload, read_upload
+from serving.wire import MODEL_NAME, STUDY_SCHEME, ChatMessage, ChatRequest, ImagePart
+from vilam3.consultant import Consultant, with_modality
+from vilam3.data.sample import IMAGE_TOKEN
+from vilam3.data.study import Study
+from vilam3.dialogue.loop import Asking
+from vilam3.dialogue.messages import Message, Sampling
+from vilam3.dialogue.prompts import opening
+from vilam3.errors import DataError, NotFoundError
+
+_STUDY_IN_TEXT = re.compile(rf"{STUDY_SCHEME}([A-Za-z0-9_-]+)")
+_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.ASCII)
+# Readers look at the content; the suffix only says what the sender claims.
+SUFFIXES = {
+    "image/png": ".png",
+    "image/jpeg": ".jpg",
+    "image/jpg": ".jpg",
+    "application/dicom": ".dcm",
+    "application/zip": ".zip",
+    "application/gzip": ".nii.gz",
+    "application/x-nifti": ".nii.gz",
+}
+MOST_IMAGES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inquiry:
+    """A chat request, ready to be driven.
+
+    Attributes:
+        asking: The newest question with its history.
+        study: The newest study of the conversation, the one experts look at; None without images.
+        slice_index: Axial slice, or None for the middle one.
+        several: Serve every trigger of a reply.
+        sampling: How to decode.
+    """
+
+    asking: Asking
+    study: Study | None
+    slice_index: int | None
+    several: bool
+    sampling: Sampling
+
+
+def prepare(request: ChatRequest, *, tenant: str, studies: StudyStore, consultant: Consultant) -> Inquiry:
+    """Read everything the request refers to; blocking.
+
+    Raises:
+        DataError: an image cannot be used.
+        NotFoundError: no such study for this tenant, or no such model.
+        UnsupportedError: an image is somewhere this server does not go.
+    """
+    if request.model != MODEL_NAME:
+        raise NotFoundError(f"model {request.model!r}: not served here; use {MODEL_NAME!r}")
+    *earlier, newest = [message for message in request.messages if message.role not in {"system", "developer"}]
+    history: list[Message] = []
+    study: Study | None = None
+    for message in earlier:
+        text, found = _read(message, request, tenant=tenant, studies=studies)
+        study = found or study
+        history.append(_past(message, text, found, request, consultant))
+    text, found = _read(newest, request, tenant=tenant, studies=studies)
+    study = found or study
+    asking = consultant.asking(
+        _bare(text) if found is None else text,
+        found,
+        slice_index=request.slice_index,
+        with_experts=request.experts,
+        history=tuple(history),
+        max_rounds=request.max_rounds,
+    )
+    if found is None and study is not None:  # a follow-up: experts are told of the modality, the images stay above
+        asking = replace(asking, modality=study.modality)
+    return Inquiry(
+        asking=asking,
+        study=study,
+        slice_index=request.slice_index,
+        several=request.several,
+        sampling=_sampling(request),
+    )
+
+
+def _sampling(request: ChatRequest) -> Sampling:
+    plain = Sampling()
+    system = [_text_of(message) for message in request.messages if message.role in {"system", "developer"}]
+    return Sampling(
+        temperature=plain.temperature if request.temperature is None else request.temperature,
+        top_p=plain.top_p if request.top_p is None else request.top_p,
+        max_new_tokens=request.max_completion_tokens or request.max_tokens or plain.max_new_tokens,
+        seed=request.seed,
+        system_prompt="\n".join(system) or None,
+    )
+
+
+def _past(
+    message: ChatMessage, text: str, study: Study | None, request: ChatRequest, consultant: Consultant
+) -> Message:
+    """An earlier message, worded and with images as it was when it was the newest."""
+    if message.role == "assistant":
+        return Message(role="assistant", text=_bare(text))
+    asking = consultant.asking(
+        text if study else _bare(text), study, slice_index=request.slice_index, with_experts=request.experts
+    )
+    worded = opening(
+        asking.text,
+        modality=asking.modality,
+        num_images=len(asking.images),
+        cards=asking.cards,
+        dialect=asking.dialect,
+    )
+    return Message(role="user", text=worded, images=asking.images)
+
+
+def _read(message: ChatMessage, request: ChatRequest, *, tenant: str, studies: StudyStore) -> tuple[str, Study | None]:
+    """The message's text without references, and its study."""
+    text = _text_of(message)
+    urls = [part.image_url.url for part in message.parts() if isinstance(part, ImagePart)]
+    handles = _STUDY_IN_TEXT.findall(text) + [url for url in urls if url.startswith(STUDY_SCHEME)]
+    handles = list(dict.fromkeys(handle.removeprefix(STUDY_SCHEME) for handle in handles))
+    inline = [url for url in urls if not url.startswith(STUDY_SCHEME)]
+    text = re.sub(r"[ \t]{2,}", " ", _STUDY_IN_TEXT.sub("", text)).strip() if handles else text
+    if len(handles) > 1 or (handles and inline):
+        raise DataError("messages: one message names several studies; ask about one study at a time")
+    if handles:
+        return text, with_modality(studies.get(tenant, handles[0]), request.modality, question=text)
+    if inline:
+        return text, _decode(inline, request, text)
+    return text, None
+
+
+def _decode(urls: Sequence[str], request: ChatRequest, question: str) -> Study:
+    if len(urls) > MOST_IMAGES:
+        raise DataError(f"messages: {len(urls)} images in one message, at most {MOST_IMAGES}; upload them as one study")
+    uploads = [_upload(number, url) for number, url in enumerate(urls, start=1)]
+    with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
+        study = read_upload(uploads, Path(scratch) / "images", modality=request.modality)
+    return with_modality(study, request.modality, question=question)
+
+
+def _upload(number: int, url: str) -> Upload:
+    found = _DATA_URL.match(url)
+    if found is None:
+        raise UnsupportedError(
+            f"image_url {number}: only data URLs (data:image/png;base64,...) and {STUDY_SCHEME}<id> are read here; "
+            "send the image itself or upload it to /v1/studies"
+        )
+    if not found[3]:
+        raise DataError(f"image_url {number}: the data URL is not base64; encode the image as base64")
+    try:
+        content = base64.b64decode(url[found.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"image_url {number}: the base64 is damaged; encode the image again") from error
+
+    def opened() -> AbstractContextManager[BinaryIO]:
+        return io.BytesIO(content)
+
+    return Upload(name=f"image_{number}{SUFFIXES.get(found[1] or '', '')}", open=opened)
+
+
+def _text_of(message: ChatMessage) -> str:
+    return "\n".join(part.text for part in message.parts() if not isinstance(part, ImagePart)).strip()
+
+
+def _bare(text: str) -> str:
+    """Without places for images, where there are none to put."""
+    return text.replace(IMAGE_TOKEN, "")

@@ -1,0 +1,96 @@
+"""Who is asking: an API key names a tenant, and a tenant sees only its own studies and answers.
+
+Keys are read from the file that ``VILAM3_API_KEYS_FILE`` names, one a line, ``#`` begins a comment. Without keys there
+is one tenant, and the server listens on loopback only.
+"""
+
+import hashlib
+import ipaddress
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from serving.refusals import UnauthorizedError
+from vilam3.errors import UserError
+
+KEYS_VARIABLE = "VILAM3_API_KEYS_FILE"
+LOCAL = "local"
+SHORTEST_KEY = 16
+_BEARER = "bearer "
+
+
+class Tenants:
+    """Resolves a request to its tenant; holds digests of keys, never the keys."""
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        """Accept these keys, or everybody as one tenant where there are none."""
+        self._digests = frozenset(_digest(key) for key in keys)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody needs a key."""
+        return not self._digests
+
+    def of(self, headers: Mapping[str, str]) -> str:
+        """The tenant of a request.
+
+        Args:
+            headers: With lower-case names.
+
+        Raises:
+            UnauthorizedError: the key is missing or unknown.
+        """
+        if self.is_open:
+            return LOCAL
+        authorization = headers.get("authorization", "")
+        if not authorization.lower().startswith(_BEARER):
+            raise UnauthorizedError("Authorization: missing; send the header 'Authorization: Bearer <your API key>'")
+        digest = _digest(authorization[len(_BEARER) :].strip())
+        if digest not in self._digests:
+            raise UnauthorizedError("Authorization: the API key is not known here; ask the operator for a key")
+        return digest
+
+
+def from_environment(environment: Mapping[str, str] = os.environ, *, host: str) -> Tenants:
+    """Read the keys, if the environment names a file with keys.
+
+    Raises:
+        UserError: the file cannot be used, or there are no keys and `host` is reachable from elsewhere.
+    """
+    name = environment.get(KEYS_VARIABLE, "")
+    if name:
+        return Tenants(_read(Path(name)))
+    if not is_loopback(host):
+        raise UserError(
+            f"--host {host}: without API keys the server listens on loopback only; set {KEYS_VARIABLE} to a file with "
+            "one key a line, or use --host 127.0.0.1"
+        )
+    return Tenants()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{KEYS_VARIABLE}={path}: not readable as text; name a file with one key a line") from error
+    keys = [line.partition("#")[0].strip() for line in lines]
+    keys = [key for key in keys if key]
+    if not keys:
+        raise UserError(f"{KEYS_VARIABLE}={path}: holds no key; write one a line")
+    if any(len(key) < SHORTEST_KEY for key in keys):
+        raise UserError(f"{KEYS_VARIABLE}={path}: a key is shorter than {SHORTEST_KEY} characters; use longer ones")
+    return keys
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,170 @@
+"""What comes in and goes out: OpenAI's chat schema with our extras, checked at the door.
+
+A request is closed: a field that is neither OpenAI's nor ours is an error, so that a misspelt ``slice_index`` does not
+silently ask about another slice. OpenAI's fields that would change the answer and that we do not serve accept their
+neutral value only; those that do not (``user``, ``metadata``, ...) are taken and ignored.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vilam3.data.sample import Modality
+
+MODEL_NAME = "vilam3"
+STUDY_SCHEME = "study://"
+MOST_ROUNDS = 8
+MOST_MESSAGES = 200
+MOST_CHARACTERS = 100_000
+Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+
+
+class Closed(BaseModel):
+    """Unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextPart(Closed):
+    """Some text; ``study://<id>`` in it names an uploaded study."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ImageUrl(Closed):
+    """Where an image is: a data URL or ``study://<id>``."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(Closed):
+    """An image or study."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class ChatMessage(BaseModel):
+    """One message; what clients echo back of our own answers (``expert_calls``, ``refusal``, ...) is ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[Part] | None = None
+
+    def parts(self) -> list[TextPart | ImagePart]:
+        """The content as parts."""
+        if isinstance(self.content, str):
+            return [TextPart(type="text", text=self.content)]
+        return list(self.content or [])
+
+
+class StreamOptions(Closed):
+    """How to stream."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class PlainFormat(Closed):
+    """The only response format."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(Closed):
+    """A chat completion request."""
+
+    model: str = MODEL_NAME
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+    slice_index: Annotated[int, Field(ge=0)] | None = None
+    modality: Modality | None = None
+    experts: bool = True
+    several: bool = False
+    max_rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = 4
+
+    n: Literal[1] | None = None
+    stop: None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    logprobs: Literal[False] | None = None
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    response_format: PlainFormat | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="after")
+    def _end_with_a_question(self) -> "ChatRequest":
+        if self.messages[-1].role != "user":
+            raise ValueError("messages: the last one must be the user's, there is nothing to answer")
+        return self
+
+
+class Usage(Closed):
+    """Tokens, image positions included, summed over the rounds of the dialogue."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class StudyInfo(Closed):
+    """What is known of an uploaded study."""
+
+    id: str
+    object: Literal["study"] = "study"
+    modality: Modality
+    num_slices: int
+    num_views: int
+    series: str
+    warnings: list[str]
+    created: int
+
+
+class Instance(Closed):
+    """One question of KServe's V1 protocol."""
+
+    question: Text
+    study: str | None = None
+    slice_index: Annotated[int, Field(ge=0)] | None = None
+    modality: Modality | None = None
+    experts: bool = True
+
+    def as_chat(self) -> ChatRequest:
+        """The same question as a chat request."""
+        parts: list[TextPart | ImagePart] = [TextPart(type="text", text=self.question)]
+        if self.study is not None:
+            url = self.study if ":" in self.study else STUDY_SCHEME + self.study
+            parts.insert(0, ImagePart(type="image_url", image_url=ImageUrl(url=url)))
+        return ChatRequest(
+            messages=[ChatMessage(role="user", content=parts)],
+            slice_index=self.slice_index,
+            modality=self.modality,
+            experts=self.experts,
+        )
+
+
+class Instances(BaseModel):
+    """The body of KServe's V1 ``:predict``."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    instances: Annotated[list[Instance], Field(min_length=1, max_length=16)]
