@@ -48,7 +48,7 @@ def test_everything_public_says_what_it_is() -> None:
 
 def test_the_layers_hold() -> None:
     program = Path(sys.executable).parent / "lint-imports"
-    command = [program, "--no-cache"]
+    command = [str(program), "--no-cache"]
     checked = subprocess.run(command, cwd=sizes.ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - ours
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
