@@ -25,8 +25,8 @@ from vilam3.errors import DataError, TooLargeError
 
 PREAMBLE_BYTES = 128
 MAGIC = b"DICM"
-# Groups a file without preamble may start with, little endian: 0002 (file meta) and 0008 (identification).
-FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+# Groups a file without preamble may start with: 0002 (file meta) and 0008 (identification).
+FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 GREY = {"MONOCHROME1", "MONOCHROME2"}
 MOST_FRAMES = 100_000
 _CUT = "the file is damaged or was cut in transfer; send it again"
@@ -40,7 +40,8 @@ def is_dicom(head: bytes) -> bool:
     """Whether a file starts like DICOM, with or without its preamble."""
     if head[PREAMBLE_BYTES : PREAMBLE_BYTES + len(MAGIC)] == MAGIC:
         return True
-    return head[:2] in FIRST_GROUPS and len(head) > 8 and head[3] == 0  # noqa: PLR2004 - one element's header
+    # the element number is low, so one of its bytes is zero: no text starts like this
+    return head[:2] in FIRST_GROUPS and len(head) > 8 and 0 in head[2:4]  # noqa: PLR2004 - one element's header
 
 
 def read_header(path: Path, *, limits: Limits, where: str) -> Dataset:

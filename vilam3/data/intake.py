@@ -7,7 +7,7 @@ messages, because they may hold a patient's; such a file is called by its number
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -139,16 +139,14 @@ def _read_nifti(files: list[Path], request: _Request, where: str, notes: Sequenc
 
 
 def _read_single_nifti(file: Path, request: _Request, where: str, notes: Sequence[str]) -> Study:
+    if request.modality not in {None, *VOLUME_MODALITIES}:
+        raise DataError(f"{where}: a volume cannot be read as {request.modality}; choose CT or MRI")
     sequence = sequence_of_text(_stem(file))
-    modality = request.modality or _modality_of_volume(file.name, sequence)
-    if modality not in VOLUME_MODALITIES:
-        raise DataError(f"{where}: a volume cannot be read as {modality}; choose CT or MRI")
-    volume, noticed = nifti.read_volume(
-        file, limits=request.limits, where=where, sequence=sequence if modality == "MRI" else ""
-    )
+    volume, noticed = nifti.read_volume(file, limits=request.limits, where=where, sequence=sequence)
     warnings = [*notes, *noticed]
-    if modality == "CT" and request.modality is None and not _looks_like_hu(volume):
-        warnings.append("taken for CT by its file name, but its values do not look like Hounsfield units; say which")
+    modality = request.modality or _modality_of_volume(volume, file.name, warnings)
+    if modality != "MRI":
+        volume = replace(volume, sequence="")
     return study_of(modality=modality, volumes=(volume,), warnings=warnings)
 
 
@@ -167,14 +165,15 @@ def _check_one_grid(volumes: Sequence[Volume], where: str) -> None:
             )
 
 
-def _modality_of_volume(name: str, sequence: str) -> Modality:
-    """The published rule, `mri_` in the name or else CT, except that a name of an MR sequence is believed too."""
-    return "MRI" if "mri_" in name.lower() or sequence else "CT"
-
-
-def _looks_like_hu(volume: Volume) -> bool:
+def _modality_of_volume(volume: Volume, name: str, warnings: list[str]) -> Modality:
+    """NIfTI does not say: `mri_` or a sequence in the name is MRI, all else CT as published, if it can be in HU."""
+    if "mri_" in name.lower() or volume.sequence:
+        return "MRI"
     voxels = volume.voxels_XYZ
-    return bool(voxels.min() <= LEAST_HU_SEEN and voxels.max() <= GREATEST_HU_SEEN)
+    if voxels.min() <= LEAST_HU_SEEN and voxels.max() <= GREATEST_HU_SEEN:
+        return "CT"
+    warnings.append("neither the file nor its name states the modality; its values are not in HU, so MRI is assumed")
+    return "MRI"
 
 
 def _files(folder: Path, limits: Limits, where: str) -> list[Path]:
