@@ -1,0 +1,148 @@
+"""An engine and experts with the behaviour of the real ones at the price of none: for unit tests, e2e tests and bench."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from vilam3.data.study import Study
+from vilam3.dialogue.messages import Generation, Message, Sampling
+from vilam3.errors import ExpertError
+from vilam3.experts.protocol import ExpertCall, ExpertResult, LabelMap, Measurement, Provenance
+from vilam3.experts.trigger import Grammar
+
+CARDS = "Here is a list of available expert models:\n<VISTA3D(args)> segments, <CXR()> reads radiographs\n"
+TRIGGER = "This looks like a CT image. Let me trigger <VISTA3D({argument})>."
+
+
+@dataclass(slots=True, kw_only=True)
+class RuleEngine:
+    """Consults when it is shown model cards and a picture, and answers by what the expert said.
+
+    Words of the question steer it: ``pancreas`` asks for an argument that fails, ``forever`` calls experts without
+    end, ``everything`` asks for an argument, ``essay`` gives a long answer, ``chest`` asks for the radiograph expert.
+    """
+
+    name: str = "rules"
+    token_s: float = 0.0
+    seen: list[tuple[Message, ...]] = field(default_factory=list)
+    samplings: list[Sampling] = field(default_factory=list)
+
+    def reply(self, messages: Sequence[Message]) -> str:
+        newest = messages[-1].text
+        if "forever" in newest or (newest.startswith(CARDS) and messages[-1].images):
+            return TRIGGER.format(argument=_argument(newest)) if "chest" not in newest else "I call <CXR()>."
+        if "could not be used" in newest:
+            return "unknown"
+        if "essay" in newest:
+            return " ".join(f"finding{number}" for number in range(60))
+        return "yes" if "hepatic tumor" in newest and "red:" in newest else "no"
+
+    def stream(
+        self, messages: Sequence[Message], sampling: Sampling, *, cancelled: threading.Event | None = None
+    ) -> Iterator[str | Generation]:
+        self.seen.append(tuple(messages))
+        self.samplings.append(sampling)
+        words = self.reply(messages).split(" ")
+        said = ""
+        for number, word in enumerate(words):
+            if cancelled is not None and cancelled.is_set():
+                yield _generation(messages, said, "cancelled")
+                return
+            time.sleep(self.token_s)
+            piece = word if number == 0 else f" {word}"
+            said += piece
+            yield piece
+        yield _generation(messages, said, "stop")
+
+    def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:
+        self.samplings.append(sampling)
+        return [_generation(messages, self.reply(messages), "stop") for messages in batch]
+
+
+@dataclass(slots=True, kw_only=True)
+class SlowExperts:
+    """Segments a box; may take its time, holding the processor or not."""
+
+    seconds: float = 0.0
+    holds_processor: bool = False
+    calls: list[ExpertCall] = field(default_factory=list)
+
+    def grammar(self, *, several: bool = False) -> Grammar:
+        arguments = ("hepatic tumor", "pancreatic tumor", "everything")
+        return Grammar({"VISTA3D": arguments, "CXR": ()}, several=several)
+
+    def cards(self) -> str:
+        return CARDS
+
+    def run(self, call: ExpertCall, study: Study, *, slice_index: int | None = None) -> ExpertResult:
+        self.calls.append(call)
+        self._take_time()
+        if call.argument == "pancreatic tumor":
+            raise ExpertError("the pancreas is outside the field of view.")
+        if call.argument == "everything":
+            raise RuntimeError("PatientName=Doe^Planted")
+        if call.expert == "CXR":
+            return ExpertResult(
+                text="The resulting predictions are:\nEffusion: yes\n.\n",
+                scores={"Effusion": 0.9},
+                provenance=provenance(call, study, slice_index),
+            )
+        return ExpertResult(
+            text="The results are <image>. The colors in this image describe red: hepatic tumor. ",
+            overlay=Image.new("RGB", (32, 32), "red"),
+            mask=_box(study),
+            colors={"red": "hepatic tumor"},
+            measurements=(Measurement(label="hepatic tumor", quantity="volume", value=1.5, unit="ml"),),
+            provenance=provenance(call, study, slice_index),
+        )
+
+    def _take_time(self) -> None:
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            if not self.holds_processor:
+                time.sleep(0.01)
+
+
+def provenance(call: ExpertCall, study: Study, slice_index: int | None) -> Provenance:
+    """Where a fake finding comes from."""
+    return Provenance(
+        expert=call.expert,
+        version="1",
+        weights_digest="0" * 64,
+        argument=call.argument,
+        study_digest=study.digest,
+        series=study.series,
+        slice_index=slice_index,
+        seconds=0.0,
+        created_at="2020-01-01T00:00:00Z",
+    )
+
+
+def _box(study: Study) -> LabelMap | None:
+    if not study.volumes:
+        return None
+    volume = study.volumes[0]
+    ids_XYZ = np.zeros(volume.voxels_XYZ.shape, dtype=np.uint8)
+    ids_XYZ[1:3, 1:3, 1:3] = 26
+    return LabelMap(ids_XYZ=ids_XYZ, affine_RAS=volume.affine_RAS, names={26: "hepatic tumor"})
+
+
+def _argument(text: str) -> str:
+    for word, argument in {"pancreas": "pancreatic tumor", "everything": "everything"}.items():
+        if word in text:
+            return argument
+    return "hepatic tumor"
+
+
+def _generation(messages: Sequence[Message], text: str, reason: str) -> Generation:
+    prompt = sum(len(message.text.split()) for message in messages)
+    return Generation(
+        text=text,
+        prompt_tokens=prompt,
+        completion_tokens=len(text.split()),
+        finish_reason=reason,  # type: ignore[arg-type]  # one of the three
+    )
