@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,14 @@ def test_a_link_leads_somewhere(document: Path) -> None:
 
 def test_the_reference_of_the_command_line_is_current() -> None:
     assert (ROOT / "docs" / "cli.md").read_text("utf-8") == reference.render(build_parser()), "run make docs"
+
+
+def test_every_library_we_ask_for_is_in_the_notices() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    asked = [*project["dependencies"], *(name for names in project["optional-dependencies"].values() for name in names)]
+    names = {re.split(r"[^\w.-]", name)[0] for name in asked} - {"vilam3"}
+    told = set(re.findall(r"[\w.-]*\w", (ROOT / "docs" / "third-party.md").read_text("utf-8")))
+    assert names - told == set()
 
 
 def test_every_verb_shows_an_example() -> None:
