@@ -10,12 +10,16 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
 from serving.answer import Service, completion
 from serving.app import install
-from serving.wire import MODEL_NAME, Instances
+from serving.wire import MODEL_NAME, ChatRequest, Instances
 from vilam3.errors import UserError
 
 READY_POLL_S = 0.05
@@ -53,14 +57,24 @@ class ChatModel(kserve.Model):
         """Answer every instance, one after the other."""
         del response_headers
         tenant = self._service.tenants.of(headers or {})
-        if not isinstance(payload, Mapping):
-            raise UserError(f"{MODEL_NAME}: answers KServe's V1 protocol and /v1/chat/completions; use one of these")
-        requests = [instance.as_chat() for instance in Instances.model_validate(payload).instances]
         answers = []
-        for request in requests:
+        for request in _requests(payload):
             inquiry = await self._service.inquire(request, tenant=tenant)
             answers.append(completion(await self._service.begin(inquiry, tenant=tenant).answered(gone=_still_there)))
         return {"predictions": answers}
+
+
+def _requests(payload: object) -> list[ChatRequest]:
+    if not isinstance(payload, Mapping | bytes):
+        raise UserError(f"{MODEL_NAME}: answers KServe's V1 protocol and /v1/chat/completions; use one of these")
+    try:  # KServe passes a body on undecoded when its content type is not JSON
+        if isinstance(payload, bytes):
+            given = Instances.model_validate_json(payload)
+        else:
+            given = Instances.model_validate(payload)
+        return [instance.as_chat() for instance in given.instances]
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
 
 
 async def _still_there() -> bool:
@@ -137,3 +151,13 @@ def _quieten() -> None:
     silent.addHandler(logging.NullHandler())
     # KServe sets its logging up unless its logger already has a handler.
     logging.getLogger("kserve").addHandler(logging.NullHandler())
+    logging.getLogger("kserve").addFilter(_without_trace)
+    warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # KServe's choice, not ours
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """KServe logs a refused request with its stack trace and message, which may quote the request: keep the kind."""
+    if record.exc_info and record.exc_info[0]:
+        record.msg, record.args = f"refused: {record.exc_info[0].__name__}", None
+        record.exc_info = None
+    return True

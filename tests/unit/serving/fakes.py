@@ -1,5 +1,6 @@
-"""An engine and experts with the behaviour of the real ones at the price of none: for unit tests, e2e tests and bench."""
+"""An engine and experts that behave like the real ones and cost nothing."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from vilam3.dialogue.messages import Generation, Message, Sampling
 from vilam3.errors import ExpertError
 from vilam3.experts.protocol import ExpertCall, ExpertResult, LabelMap, Measurement, Provenance
 from vilam3.experts.trigger import Grammar
+
+log = logging.getLogger(__name__)
 
 CARDS = "Here is a list of available expert models:\n<VISTA3D(args)> segments, <CXR()> reads radiographs\n"
 TRIGGER = "This looks like a CT image. Let me trigger <VISTA3D({argument})>."
@@ -32,6 +35,7 @@ class RuleEngine:
     samplings: list[Sampling] = field(default_factory=list)
 
     def reply(self, messages: Sequence[Message]) -> str:
+        """What is said next."""
         newest = messages[-1].text
         if "forever" in newest or (newest.startswith(CARDS) and messages[-1].images):
             return TRIGGER.format(argument=_argument(newest)) if "chest" not in newest else "I call <CXR()>."
@@ -44,6 +48,7 @@ class RuleEngine:
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, *, cancelled: threading.Event | None = None
     ) -> Iterator[str | Generation]:
+        """See `vilam3.dialogue.messages.Engine`."""
         self.seen.append(tuple(messages))
         self.samplings.append(sampling)
         words = self.reply(messages).split(" ")
@@ -53,12 +58,14 @@ class RuleEngine:
                 yield _generation(messages, said, "cancelled")
                 return
             time.sleep(self.token_s)
+            log.debug("token")
             piece = word if number == 0 else f" {word}"
             said += piece
             yield piece
         yield _generation(messages, said, "stop")
 
     def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:
+        """See `vilam3.dialogue.messages.Engine`."""
         self.samplings.append(sampling)
         return [_generation(messages, self.reply(messages), "stop") for messages in batch]
 
@@ -72,14 +79,18 @@ class SlowExperts:
     calls: list[ExpertCall] = field(default_factory=list)
 
     def grammar(self, *, several: bool = False) -> Grammar:
+        """See `vilam3.consultant.Experts`."""
         arguments = ("hepatic tumor", "pancreatic tumor", "everything")
         return Grammar({"VISTA3D": arguments, "CXR": ()}, several=several)
 
     def cards(self) -> str:
+        """See `vilam3.consultant.Experts`."""
         return CARDS
 
     def run(self, call: ExpertCall, study: Study, *, slice_index: int | None = None) -> ExpertResult:
+        """See `vilam3.consultant.Experts`."""
         self.calls.append(call)
+        log.info("expert begins", extra={"expert": call.expert})
         self._take_time()
         if call.argument == "pancreatic tumor":
             raise ExpertError("the pancreas is outside the field of view.")

@@ -1,9 +1,9 @@
 """The routes, from the caller's side."""
 
-import base64
 import gzip
 import io
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import nibabel as nib
@@ -14,41 +14,8 @@ from PIL import Image
 
 from serving.answer import Service
 from serving.tenants import Tenants
+from tests.unit.serving.calls import Reply, asked, data_url, refused, streamed, uploaded
 from tests.unit.serving.fakes import CARDS, RuleEngine, SlowExperts
-
-
-def data_url(content: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def asked(text: str, *urls: str, **extra: Any) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    return {"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}], **extra}
-
-
-def uploaded(client: TestClient, content: bytes, name: str = "ct.nii.gz", **headers: str) -> dict[str, Any]:
-    response = client.post("/v1/studies", files={"file": (name, content)}, headers=headers)
-    assert response.status_code == 201, response.text
-    return dict(response.json())
-
-
-def streamed(client: TestClient, body: dict[str, Any]) -> list[dict[str, Any]]:
-    response = client.post("/v1/chat/completions", json={**body, "stream": True})
-    assert response.status_code == 200, response.text
-    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
-    assert lines[-1] == "[DONE]"
-    return [json.loads(line) for line in lines[:-1]]
-
-
-def refused(response: Any, status: int, *words: str) -> dict[str, Any]:
-    """The one shape of errors: one sentence that holds these words."""
-    error = response.json()["error"]
-    assert response.status_code == status, response.text
-    assert set(error) == {"message", "type", "param", "code"}
-    assert "\n" not in error["message"]
-    for word in words:
-        assert word in error["message"]
-    return dict(error)
 
 
 def test_an_uploaded_study_is_answered_with_its_expert(client: TestClient, volume: bytes) -> None:
@@ -212,7 +179,7 @@ def test_a_request_out_of_range_is_named(client: TestClient, change: dict[str, A
 
 
 def test_bad_references_are_refused(client: TestClient, png: bytes) -> None:
-    def ask(*urls: str, **extra: Any) -> Any:
+    def ask(*urls: str, **extra: object) -> Reply:
         return client.post("/v1/chat/completions", json=asked("tumor?", *urls, **extra))
 
     refused(ask("https://example.org/a.png"), 400, "data URLs")
@@ -253,7 +220,7 @@ def test_bodies_are_bounded(client: TestClient, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("serving.guard.ANY_BODY_BYTES", 1000)
     refused(client.post("/v1/chat/completions", json=asked("a" * 2000)), 413, "upload images")
 
-    def pieces() -> Any:
+    def pieces() -> Iterator[bytes]:
         yield from [b"a" * 600] * 3
 
     headers = {"content-type": "application/json"}  # without a length, so that only counting helps
