@@ -30,6 +30,7 @@ help: ## Explain these verbs
 
 .PHONY: setup
 setup: $(INSTALLED) ## Install the locked environment into .venv (instant when it is there)
+	@:
 
 .PHONY: demo
 demo: setup ## Run the whole loop on this machine: prepare, train, gate, register, serve, ask
