@@ -1,0 +1,51 @@
+"""What `make bench` promises: every area can be run by name, and a record says where its numbers come from."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import demo
+from bench.__main__ import areas, main
+from bench.record import RESULTS, Figure, write
+from vilam3.errors import NotFoundError
+
+
+def test_every_area_can_be_run() -> None:
+    assert {"demo", "startup"} <= set(areas())
+    for area in areas():
+        assert callable(importlib.import_module(f"bench.{area}").run), area
+
+
+def test_a_record_says_machine_commit_and_command(tmp_path: Path) -> None:
+    figures = [Figure(name="load", value=3.0, unit="s", baseline=2.0), Figure(name="peak", value=1.0, unit="MB")]
+    returned = write("load", figures, command="make bench AREAS=load", root=tmp_path)
+    kept = json.loads((tmp_path / "load.json").read_text())
+    assert kept == returned
+    assert (kept["area"], kept["command"]) == ("load", "make bench AREAS=load")
+    assert kept["commit"]
+    assert kept["machine"]["cores"] >= 1
+    assert [(figure["name"], figure["baseline"], figure["ratio"]) for figure in kept["figures"]] == [
+        ("load", 2.0, 1.5),
+        ("peak", None, None),
+    ]
+
+
+def test_an_unknown_area_is_the_callers_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nothing"]) == 2
+    assert "there are" in capsys.readouterr().err
+
+
+def test_demo_times_need_a_demo(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="run make demo first"):
+        demo.run(tmp_path / "summary.json")
+
+
+@pytest.mark.parametrize("kept", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_kept_record_is_of_an_area(kept: Path) -> None:
+    record = json.loads(kept.read_text())
+    assert record["area"] == kept.stem
+    assert kept.stem in areas()
+    assert {"commit", "machine", "command", "figures"} <= record.keys()
+    assert all({"name", "value", "unit", "baseline", "ratio"} == figure.keys() for figure in record["figures"])
