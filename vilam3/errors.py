@@ -11,6 +11,7 @@
     │   └── NotFoundError       a run, study, answer or model that is not there: HTTP 404
     ├── ArtifactError           an output that could not be written or read back whole
     ├── TrackingError           MLflow
+    ├── PreemptedError          asked to end; the state is saved, run it again: exit 75
     └── EngineError             the model server or engine failed or is out of reach: HTTP 503
 
 A message says where, which value, which rule and what to do:
@@ -72,6 +73,12 @@ class ArtifactError(VilaM3Error):
 
 class TrackingError(VilaM3Error):
     """The tracking store refused or is out of reach."""
+
+
+class PreemptedError(VilaM3Error):
+    """Long work was asked to end and has saved its state; the same command goes on with it."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: schedulers retry it
 
 
 class EngineError(VilaM3Error):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vilam3.errors import NotFoundError, TrackingError
+from vilam3.train.record import Checkpoint
 
 # Read when mlflow is imported: weights are safetensors, nothing is ever unpickled, and nobody is told of our runs.
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
@@ -36,27 +37,6 @@ KEY = "vilam3_key"  # makes a run findable by what went into it
 DIGEST = "weights_digest"
 BATCH = 1000  # most metrics MLflow takes at once
 NEXT_STEP = "next_step"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """A saved model, as the store should know it.
-
-    Attributes:
-        name: Recipe, stage and step, readable.
-        step: Optimizer step.
-        source: ``file://`` or ``s3://`` URI of the weights.
-        digest: Of the weights; the same digest is the same model.
-        tags: Digests of recipe and data, and whatever else identifies the model.
-        metrics: Numbers measured on it.
-    """
-
-    name: str
-    step: int
-    source: str
-    digest: str
-    tags: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,182 @@
+"""Samples and pictures to padded batches, in an order that is a pure function of seed and step.
+
+A sample is tokenized and a picture decoded when first drawn, and kept while memory allows; nothing random is stored, so
+a resumed run needs only its step number.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from vilam3.data.mixture import mixture_of
+from vilam3.data.sample import IMAGE_TOKEN, Sample
+from vilam3.errors import DataError
+from vilam3.model.chat import Template, embedded_length, encode_training
+from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
+from vilam3.model.tokenizer import PieceTokenizer
+from vilam3.train.step import Batch
+
+PICTURE_MEMORY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """How conversations become tokens in one stage."""
+
+    tokenizer: PieceTokenizer
+    template: Template
+    max_tokens: int
+    tokens_per_image: int
+    normalise: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Example:
+    """A tokenized sample; `length` counts its image positions too."""
+
+    input_ids_T: NDArray[np.int64]
+    labels_T: NDArray[np.int64]
+    images: tuple[str, ...]
+    length: int
+
+
+class Pictures:
+    """Pictures below a root, decoded and resized once, as uint8 (3, S, S)."""
+
+    def __init__(self, root: Path, *, size: int, memory_bytes: int = PICTURE_MEMORY_BYTES) -> None:
+        """Keep decoded pictures up to `memory_bytes`; beyond that they are decoded each time."""
+        self._root = root
+        self._size = size
+        self._room = memory_bytes // (3 * size * size)
+        self._kept: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The picture of that path relative to the root.
+
+        Raises:
+            DataError: it is missing or not an image.
+        """
+        if name in self._kept:
+            return self._kept[name]
+        pixels_CHW = self._decode(name)
+        if len(self._kept) < self._room:
+            self._kept[name] = pixels_CHW
+        return pixels_CHW
+
+    def _decode(self, name: str) -> Tensor:
+        try:
+            with Image.open(self._root / name) as picture:
+                square = picture.convert("RGB").resize((self._size, self._size), Image.Resampling.BICUBIC)
+        except (OSError, UnidentifiedImageError) as error:
+            raise DataError(
+                f"{self._root / name}: cannot be read as an image ({error}); prepare the corpus again"
+            ) from error
+        return torch.from_numpy(np.asarray(square).transpose(2, 0, 1).copy())
+
+
+class Examples:
+    """One dataset, tokenized when first asked for."""
+
+    def __init__(self, name: str, samples: Sequence[Sample], encoding: Encoding) -> None:
+        """`name` is for messages."""
+        self._name = name
+        self._samples = samples
+        self._encoding = encoding
+        self._kept: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> Example:
+        """The sample at `index`, tokenized.
+
+        Raises:
+            DataError: its places and images disagree, or nothing of it is to be learned.
+        """
+        if index not in self._kept:
+            self._kept[index] = self._encode(self._samples[index])
+        return self._kept[index]
+
+    def _encode(self, sample: Sample) -> Example:
+        how = self._encoding
+        encoded = encode_training(
+            sample.turns,
+            how.tokenizer,
+            how.template,
+            max_tokens=how.max_tokens,
+            tokens_per_image=how.tokens_per_image,
+            normalise=how.normalise,
+        )
+        places = sum(turn.text.count(IMAGE_TOKEN) for turn in sample.turns)
+        where = f"dataset {self._name} sample {sample.sample_id}"
+        if places != len(sample.images):
+            raise DataError(f"{where}: has {places} {IMAGE_TOKEN} places but {len(sample.images)} images; mend it")
+        if not any(label != IGNORED_LABEL for label in encoded.labels[1:]):
+            raise DataError(f"{where}: no answer is left within {how.max_tokens} tokens; raise max_tokens or drop it")
+        return Example(
+            input_ids_T=np.asarray(encoded.input_ids, dtype=np.int64),
+            labels_T=np.asarray(encoded.labels, dtype=np.int64),
+            images=sample.images[: encoded.input_ids.count(IMAGE_TOKEN_ID)],
+            length=embedded_length(encoded.input_ids, how.tokens_per_image),
+        )
+
+
+class Feed:
+    """The batches of a stage."""
+
+    def __init__(
+        self, datasets: Mapping[str, Examples], pictures: Pictures, *, weights: Mapping[str, int], seed: int
+    ) -> None:
+        """Mix `datasets` by `weights`; weight 0 leaves one out.
+
+        Raises:
+            RecipeError: a dataset of the mixture is absent or empty.
+        """
+        self._datasets = datasets
+        self._pictures = pictures
+        positive = {name: weight for name, weight in sorted(weights.items()) if weight}
+        self._mixture = mixture_of(self.sizes, positive, seed=seed)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Samples per dataset."""
+        return {name: len(examples) for name, examples in self._datasets.items()}
+
+    def batches(self, step: int, *, global_batch: int, micro_batch: int) -> list[Batch]:
+        """Samples of optimizer step `step`, counted from 0; similar lengths together, longest first.
+
+        Epochs follow each other without a gap, so the sampler's state is the step.
+        """
+        picks = self._mixture.picks(step * global_batch, (step + 1) * global_batch)
+        drawn = [self._datasets[pick.source][pick.index] for pick in picks]
+        drawn.sort(key=lambda example: -example.length)
+        parts = [drawn[start : start + micro_batch] for start in range(0, len(drawn), micro_batch)]
+        return [collate(part, self._pictures) for part in parts]
+
+
+def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
+    """Pad on the right and gather the pictures in order."""
+    longest = max(len(example.input_ids_T) for example in examples)
+    input_ids_BT = np.zeros((len(examples), longest), dtype=np.int64)
+    labels_BT = np.full((len(examples), longest), IGNORED_LABEL, dtype=np.int64)
+    mask_BT = np.zeros((len(examples), longest), dtype=np.bool_)
+    for row, example in enumerate(examples):
+        width = len(example.input_ids_T)
+        input_ids_BT[row, :width] = example.input_ids_T
+        labels_BT[row, :width] = example.labels_T
+        mask_BT[row, :width] = True
+    images = [pictures[name] for example in examples for name in example.images]
+    return Batch(
+        input_ids_BT=torch.from_numpy(input_ids_BT),
+        labels_BT=torch.from_numpy(labels_BT),
+        mask_BT=torch.from_numpy(mask_BT),
+        pixels_NCHW=torch.stack(images) if images else None,
+        num_targets=int((labels_BT[:, 1:] != IGNORED_LABEL).sum()),
+    )

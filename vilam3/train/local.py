@@ -1,0 +1,288 @@
+"""The launcher for one machine: plain torch, one process, resumable after any kill with the identical result.
+
+A stage works in a hidden folder beside its output, named for the digest of its inputs, and appears at `out` only when
+it is complete; so a folder at `out` always is a finished stage, and says of which inputs.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from vilam3.artifacts import whole_directory, write_json
+from vilam3.errors import ArtifactError, CheckpointError, PreemptedError
+from vilam3.model import checkpoint
+from vilam3.model.checkpoint import Loaded
+from vilam3.model.digests import verify_digests
+from vilam3.recipe import Recipe
+from vilam3.settings import Stage
+from vilam3.train import state
+from vilam3.train.batches import Feed
+from vilam3.train.record import (
+    MODELS,
+    STAGE_FILE,
+    StageResult,
+    Tracker,
+    digest_of,
+    final_loss,
+    read_stage,
+    weights_digest,
+)
+from vilam3.train.runlog import RunLog
+from vilam3.train.sources import inputs_of, make_feed, starting_network
+from vilam3.train.state import Learner, Position
+from vilam3.train.step import freeze, make_optimizer, make_scheduler, train_step
+
+OnProgress = Callable[[int, int, float, float], None]  # step, steps, loss, seconds left
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Job:
+    """One stage being trained."""
+
+    recipe: Recipe
+    name: str
+    settings: Stage
+    inputs: dict[str, str]
+    out: Path
+    work: Path
+    loaded: Loaded
+    feed: Feed
+    learner: Learner
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def steps(self) -> int:
+        return self.settings.planned_steps(self.feed.sizes)
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.inputs)
+
+
+def run(
+    recipe: Recipe,
+    *,
+    stage: str,
+    corpus: Path,
+    base: Path | None,
+    out: Path,
+    tracking: Tracker | None = None,
+    on_progress: OnProgress | None = None,
+) -> StageResult:
+    """Train one stage, go on with it, or take over a finished one.
+
+    Args:
+        recipe: Resolved.
+        stage: Which of its stages.
+        corpus: A prepared corpus.
+        base: Checkpoint of the stage before; None only where stage 1 starts from nothing.
+        out: Where the checkpoint goes; one of other inputs is replaced when this one is complete.
+        tracking: Store to log to.
+        on_progress: Called after every step with step, steps, loss and seconds left.
+
+    Raises:
+        RecipeError: the recipe has no such stage, or the stage needs a base.
+        DataError: the corpus does not fit.
+        CheckpointError: the base does not fit.
+        PreemptedError: the process was asked to end; the state is saved, run it again.
+    """
+    recipe.stage(stage)
+    inputs = inputs_of(recipe, stage=stage, corpus=corpus, base=base)
+    if (finished := _finished(out, inputs)) is not None:
+        return finished
+    work = out.parent / f".{out.name}.{digest_of(inputs)[:12]}.work"
+    for stale in set(out.parent.glob(f".{out.name}.*.work")) - {work}:
+        shutil.rmtree(stale, ignore_errors=True)
+    with _repeatable(recipe):
+        loaded = starting_network(recipe, stage=stage, corpus=corpus, base=base)
+        feed = make_feed(recipe, stage=stage, corpus=corpus, loaded=loaded)
+        job = _job(recipe, stage, inputs, out, work, loaded, feed)
+        diary = RunLog(tracking, recipe, stage=stage, inputs=inputs, steps=job.steps)
+        try:
+            with _on_termination(job.stop):
+                result = _finish(job, _train(job, diary, on_progress), diary)
+        except PreemptedError:
+            raise
+        except BaseException:
+            diary.finish(succeeded=False)
+            raise
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def _finished(out: Path, inputs: dict[str, str]) -> StageResult | None:
+    if not (out / STAGE_FILE).is_file():
+        return None
+    try:
+        found = read_stage(out)
+        verify_digests(out)
+    except CheckpointError as error:
+        log.warning("stage is trained again: %s", error)
+        return None
+    if found.inputs_digest != digest_of(inputs):
+        changed = sorted(key for key, value in inputs.items() if found.inputs.get(key) != value)
+        log.warning("stage %s is trained again: %s changed since it was finished", found.name, ", ".join(changed))
+        return None
+    return replace(found, is_reused=True)
+
+
+def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Path, loaded: Loaded, feed: Feed) -> _Job:
+    settings = recipe.stage(name)
+    model = loaded.model.train()
+    freeze(model, trainable=settings.trainable)
+    if settings.gradient_checkpointing:
+        model.llm.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = make_optimizer(model, settings)
+    scheduler = make_scheduler(optimizer, settings, steps=settings.planned_steps(feed.sizes))
+    return _Job(
+        recipe=recipe,
+        name=name,
+        settings=settings,
+        inputs=inputs,
+        out=out,
+        work=work,
+        loaded=loaded,
+        feed=feed,
+        learner=Learner(model=model, optimizer=optimizer, scheduler=scheduler),
+    )
+
+
+def _train(job: _Job, diary: RunLog, on_progress: OnProgress | None) -> Position:
+    position = state.resume(job.work, job.learner, inputs_digest=job.digest)
+    _tell(job, diary, position)
+    started, done_before = time.monotonic() - position.seconds, position.step
+    resumed_s = position.seconds
+    losses = list(position.losses)
+    for step in range(position.step, job.steps):
+        losses.append(_step(job, step))
+        seconds = time.monotonic() - started
+        position = Position(step=step + 1, losses=tuple(losses), seconds=seconds)
+        if on_progress is not None:
+            left = (seconds - resumed_s) / (step + 1 - done_before) * (job.steps - step - 1)
+            on_progress(step + 1, job.steps, losses[-1], left)
+        is_due = position.step % job.settings.checkpoint_every_steps == 0 and position.step < job.steps
+        if is_due or job.stop.is_set():
+            _save(job, position, keep_model=is_due)
+            _tell(job, diary, position)
+            _drop_old_models(job)
+        if job.stop.is_set():
+            raise PreemptedError(
+                f"stage {job.name}: asked to end at step {position.step} of {job.steps}; the state is saved, run the "
+                "same command to go on"
+            )
+    return position
+
+
+def _step(job: _Job, step: int) -> float:
+    settings = job.settings
+    batches = job.feed.batches(step, global_batch=settings.global_batch, micro_batch=settings.micro_batch)
+    result = train_step(
+        job.loaded.model,
+        batches,
+        optimizer=job.learner.optimizer,
+        scheduler=job.learner.scheduler,
+        gradient_clip=settings.gradient_clip,
+        precision=PRECISIONS[job.recipe.model.precision],
+    )
+    if not result.loss < float("inf"):
+        raise ArtifactError(f"stage {job.name} step {step + 1}: the loss is {result.loss}; lower learning_rate")
+    return result.loss
+
+
+def _save(job: _Job, position: Position, *, keep_model: bool) -> None:
+    """Weights first, state last: a state that exists has its weights."""
+    if keep_model and job.settings.kept_models:
+        place = job.work / MODELS / f"step-{position.step:08d}"
+        checkpoint.save(job.loaded, place)
+    state.save(job.work, job.learner, position, inputs_digest=job.digest)
+
+
+def _tell(job: _Job, diary: RunLog, position: Position) -> None:
+    """Log losses and kept models up to `position`; saying it again after a resume does no harm."""
+    diary.log_losses(position.losses)
+    for place in _kept_models(job):
+        step = int(place.name.removeprefix("step-"))
+        if step <= position.step:
+            diary.log_model(place, at=job.out / MODELS / place.name, losses=position.losses[:step])
+
+
+def _drop_old_models(job: _Job) -> None:
+    for old in _kept_models(job)[: -job.settings.kept_models or None]:
+        shutil.rmtree(old)
+
+
+def _kept_models(job: _Job) -> list[Path]:
+    return sorted((job.work / MODELS).glob("step-*"))
+
+
+def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
+    with whole_directory(job.out) as partial:
+        checkpoint.save(job.loaded, partial)
+        result = StageResult(
+            name=job.name,
+            recipe=job.recipe.name,
+            steps=position.step,
+            samples=position.step * job.settings.global_batch,
+            seconds=round(position.seconds, 3),
+            final_loss=final_loss(position.losses),
+            losses=position.losses,
+            inputs=job.inputs,
+            inputs_digest=job.digest,
+            weights_digest=weights_digest(partial),
+            settings={"threads": str(torch.get_num_threads()), "torch": str(torch.__version__)},
+        )
+        for place in _kept_models(job):
+            shutil.copytree(place, partial / MODELS / place.name, copy_function=_link)
+        write_json(partial / STAGE_FILE, result.to_json())
+    if job.settings.kept_models:
+        diary.log_model(job.out, at=job.out, losses=position.losses)
+    diary.log_losses(position.losses)
+    diary.finish(succeeded=True)
+    return result
+
+
+def _link(source: str, target: str) -> str:
+    """Share the file where the file system can, so that weights are not written twice."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
+
+
+@contextlib.contextmanager
+def _repeatable(recipe: Recipe) -> Iterator[None]:
+    """Fixed seed and threads, and only algorithms that give the same bits every time; undone afterwards."""
+    threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.manual_seed(recipe.seed)
+    torch.set_num_threads(recipe.threads)
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=was_deterministic)
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _on_termination(stop: threading.Event) -> Iterator[None]:
+    """Let SIGTERM end the run at the next step; signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,60 @@
+"""One stage's run in a tracking store, or nothing where there is none; saying a thing twice does no harm."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vilam3.recipe import Recipe
+from vilam3.train.record import Checkpoint, Tracker, digest_of, final_loss, weights_digest
+
+
+class RunLog:
+    """Tells a tracker, if there is one, how the stage goes."""
+
+    def __init__(
+        self, tracker: Tracker | None, recipe: Recipe, *, stage: str, inputs: Mapping[str, str], steps: int
+    ) -> None:
+        """Begin the run of these inputs, or take it up."""
+        self._tracker = tracker
+        self._name = f"{recipe.name}-{stage}"
+        self._inputs_digest = digest_of(inputs)
+        self._tags = {
+            "stage": stage,
+            "recipe": recipe.name,
+            "recipe_digest": recipe.digest,
+            "inputs_digest": self._inputs_digest,
+            "dataset_digest": inputs["corpus"],
+            "base_digest": inputs["base"],
+        }
+        settings = recipe.stage(stage)
+        params = {
+            **self._tags,
+            "learning_rate": str(settings.learning_rate),
+            "global_batch": str(settings.global_batch),
+            "steps": str(steps),
+            "trainable": ",".join(settings.trainable),
+        }
+        self._run_id = "" if tracker is None else tracker.begin_run(self._name, key=self._inputs_digest, params=params)
+
+    def log_losses(self, losses: Sequence[float]) -> None:
+        """Every step's loss so far."""
+        if self._tracker is not None:
+            self._tracker.log_series(self._run_id, losses)
+
+    def log_model(self, place: Path, *, at: Path, losses: Sequence[float]) -> None:
+        """A saved model, which will be found `at` that path when the stage is finished."""
+        if self._tracker is None:
+            return
+        checkpoint = Checkpoint(
+            name=f"{self._name}-{len(losses)}",
+            step=len(losses),
+            source=at.absolute().as_uri(),
+            digest=weights_digest(place),
+            tags=self._tags,
+            metrics={"loss": final_loss(losses)},
+        )
+        self._tracker.log_checkpoint(self._run_id, checkpoint)
+
+    def finish(self, *, succeeded: bool) -> None:
+        """Close the run."""
+        if self._tracker is not None:
+            self._tracker.finish_run(self._run_id, succeeded=succeeded)

@@ -1,0 +1,132 @@
+"""What a stage starts from: the corpus's samples, the network, and the digest that names all of it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from vilam3 import __version__
+from vilam3.artifacts import sha256_file, sha256_tree
+from vilam3.data.llava import read_samples
+from vilam3.data.sample import Sample
+from vilam3.errors import CheckpointError, DataError, RecipeError
+from vilam3.model import checkpoint
+from vilam3.model.chat import template
+from vilam3.model.checkpoint import Loaded
+from vilam3.model.config import VilaConfig
+from vilam3.model.tokenizer import PieceTokenizer, train_tiny
+from vilam3.recipe import Recipe
+from vilam3.settings import STAGES, ModelSettings, Stage
+from vilam3.train.batches import Encoding, Examples, Feed, Pictures
+from vilam3.train.record import digest_of, weights_digest
+
+
+def inputs_of(recipe: Recipe, *, stage: str, corpus: Path, base: Path | None) -> dict[str, str]:
+    """Digests of everything the stage's weights follow from.
+
+    Raises:
+        DataError: the corpus lacks its manifest or a dataset of the mixture.
+        CheckpointError: `base` is not a directory.
+    """
+    settings = recipe.stage(stage)
+    learning = {
+        "seed": recipe.seed,
+        "threads": recipe.threads,
+        "model": recipe.model.model_dump(mode="json"),
+        "stage": settings.model_dump(mode="json"),
+        "name": stage,
+    }
+    if base is not None and not base.is_dir():
+        raise CheckpointError(f"{base}: no such directory; give the checkpoint the stage starts from")
+    return {
+        "recipe": digest_of(learning),
+        "corpus": _corpus_digest(corpus, settings),
+        "base": "" if base is None else weights_digest(base),
+        "program": f"vilam3 {__version__}, torch {torch.__version__}",
+    }
+
+
+def starting_network(recipe: Recipe, *, stage: str, corpus: Path, base: Path | None) -> Loaded:
+    """Load `base`, or build a network with fresh weights and a tokenizer trained on the corpus.
+
+    Raises:
+        RecipeError: only the first stage of a recipe with a vocabulary may start from nothing.
+    """
+    if base is not None:
+        return checkpoint.load(base, template=recipe.model.template)
+    if stage != STAGES[0] or recipe.model.vocab_size is None:
+        raise RecipeError(
+            f"stage {stage}: needs a checkpoint to start from; only {STAGES[0]} of a recipe with model.vocab_size "
+            "starts from nothing; pass --base"
+        )
+    torch.manual_seed(recipe.seed)
+    return checkpoint.fresh(network_config(recipe.model), _tokenizer(recipe, corpus), template=recipe.model.template)
+
+
+def network_config(settings: ModelSettings) -> VilaConfig:
+    """The preset with the recipe's overrides."""
+    preset = VilaConfig.preset(settings.preset)
+    return replace(
+        preset,
+        llm=replace(preset.llm, **settings.llm.model_dump(exclude_none=True)),
+        vision=replace(preset.vision, **settings.vision.model_dump(exclude_none=True)),
+        template=settings.template,
+        prompt_dialect=settings.dialect,
+    )
+
+
+def make_feed(recipe: Recipe, *, stage: str, corpus: Path, loaded: Loaded) -> Feed:
+    """The stage's batches.
+
+    Raises:
+        DataError: a dataset of the mixture is absent, empty or unreadable.
+    """
+    settings = recipe.stage(stage)
+    encoding = Encoding(
+        tokenizer=loaded.tokenizer,
+        template=template(settings.template or recipe.model.template),
+        max_tokens=min(settings.max_tokens, loaded.config.max_tokens),
+        tokens_per_image=loaded.config.tokens_per_image,
+        normalise=recipe.model.image_whitespace == "published",
+    )
+    datasets = {name: Examples(name, read_samples(path), encoding) for name, path in _files(corpus, settings).items()}
+    pictures = Pictures(corpus, size=loaded.config.vision.image_size)
+    return Feed(datasets, pictures, weights=settings.mixture, seed=recipe.seed)
+
+
+def _files(corpus: Path, stage: Stage) -> dict[str, Path]:
+    return {name: _file(corpus, name) for name, weight in sorted(stage.mixture.items()) if weight}
+
+
+def _file(corpus: Path, name: str) -> Path:
+    path = corpus / "samples" / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in (corpus / "samples").glob("*.json"))) or "none"
+        raise DataError(f"mixture.{name}: {path} does not exist; the corpus has the datasets {known}")
+    return path
+
+
+def _corpus_digest(corpus: Path, stage: Stage) -> str:
+    """Over the datasets used and the corpus's own digest, or all its pictures where it states none."""
+    manifest = corpus / "corpus.json"
+    try:
+        stated = json.loads(manifest.read_text(encoding="utf-8")).get("digest")
+    except OSError as error:
+        raise DataError(f"{manifest}: cannot be read ({error.strerror}); give a prepared corpus") from error
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{manifest}: is not a corpus manifest ({error}); prepare the corpus again") from error
+    files = {name: sha256_file(path) for name, path in _files(corpus, stage).items()}
+    return digest_of({"samples": files, "pictures": stated or sha256_tree(corpus / "images")})
+
+
+def _tokenizer(recipe: Recipe, corpus: Path) -> PieceTokenizer:
+    assert recipe.model.vocab_size is not None
+    files = sorted((corpus / "samples").glob("*.json"))
+    said = (text for path in files for text in _texts(read_samples(path)))
+    return train_tiny([template(recipe.model.template).system, *said], vocab_size=recipe.model.vocab_size)
+
+
+def _texts(samples: Iterable[Sample]) -> Iterable[str]:
+    return (turn.text for sample in samples for turn in sample.turns)

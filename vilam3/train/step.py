@@ -1,0 +1,134 @@
+"""One optimizer step: from batches to a loss and moved weights; knows no files, launcher or platform.
+
+The loss is the mean over the target tokens of the whole step, however the step is cut into forward passes, as the
+published training weighs its ranks.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from vilam3.model.images import MEAN, STD
+from vilam3.model.vila import Vila
+from vilam3.settings import Part, Stage
+
+PARTS: tuple[Part, ...] = ("vision_tower", "mm_projector", "llm")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Samples of one forward pass, padded on the right. B samples, T tokens, N images, S pixels.
+
+    Attributes:
+        input_ids_BT: Token ids with the image placeholder where an image goes.
+        labels_BT: Targets; ignored where nothing is to be learned.
+        mask_BT: True at real tokens.
+        pixels_NCHW: All images in order of appearance, uint8, or None without images.
+        num_targets: Targets that the loss will see.
+    """
+
+    input_ids_BT: Tensor
+    labels_BT: Tensor
+    mask_BT: Tensor
+    pixels_NCHW: Tensor | None
+    num_targets: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What one step did; `loss` is the mean over `num_targets` tokens before the step."""
+
+    loss: float
+    gradient_norm: float
+    num_targets: int
+
+
+def freeze(model: Vila, *, trainable: Iterable[Part]) -> None:
+    """Let only these parts learn."""
+    kept = set(trainable)
+    for part in PARTS:
+        getattr(model, part).requires_grad_(part in kept)
+
+
+def make_optimizer(model: nn.Module, stage: Stage) -> torch.optim.AdamW:
+    """AdamW over what may learn; vectors (norms and biases) do not decay, as in the published training."""
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [weight for weight in learning if weight.ndim > 1], "weight_decay": stage.weight_decay},
+        {"params": [weight for weight in learning if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=stage.learning_rate)
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, stage: Stage, *, steps: int) -> LambdaLR:
+    """The stage's learning-rate curve over `steps` optimizer steps."""
+    return LambdaLR(optimizer, lambda step: rate_factor(step, steps=steps, warmup_ratio=stage.warmup_ratio))
+
+
+def rate_factor(step: int, *, steps: int, warmup_ratio: float) -> float:
+    """Share of the peak learning rate at `step`, counted from 0: linear warm-up, then half a cosine down to 0."""
+    warmup = math.ceil(steps * warmup_ratio)
+    if step < warmup:
+        return step / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def train_step(
+    model: Vila,
+    batches: Sequence[Batch],
+    *,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LambdaLR,
+    gradient_clip: float,
+    precision: torch.dtype = torch.float32,
+) -> StepResult:
+    """Accumulate the gradients of all batches and move the weights once.
+
+    Args:
+        model: In training mode.
+        batches: Together one global batch.
+        optimizer: Over the trainable weights.
+        scheduler: Of the optimizer; moved on by one step.
+        gradient_clip: Largest gradient norm; 0 leaves gradients as they are.
+        precision: Arithmetic of the forward pass.
+    """
+    num_targets = sum(batch.num_targets for batch in batches)
+    optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for batch in batches:
+        share = _forward(model, batch, precision=precision) * (batch.num_targets / max(num_targets, 1))
+        if share.requires_grad:  # a batch without targets or with all its parts frozen moves nothing
+            share.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
+        total += float(share.detach())
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    norm = nn.utils.clip_grad_norm_(weights, gradient_clip or math.inf)
+    optimizer.step()
+    scheduler.step()
+    return StepResult(loss=total, gradient_norm=float(norm), num_targets=num_targets)
+
+
+def _forward(model: Vila, batch: Batch, *, precision: torch.dtype) -> Tensor:
+    device = model.device
+    pixels = None if batch.pixels_NCHW is None else normalise_pixels(batch.pixels_NCHW.to(device))
+    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+        output = model(
+            batch.input_ids_BT.to(device),
+            pixels,
+            attention_mask_BT=batch.mask_BT.to(device),
+            labels_BT=batch.labels_BT.to(device),
+        )
+    assert output.loss is not None
+    assert output.num_targets == batch.num_targets
+    loss: Tensor = output.loss
+    return loss
+
+
+def normalise_pixels(pixels_NCHW: Tensor) -> Tensor:
+    """uint8 to [-1, 1], bit for bit as `vilam3.model.images` does it: one rounding from float64, then float32."""
+    unit_NCHW = (pixels_NCHW.double() * (1 / 255)).float()
+    return (unit_NCHW - MEAN) / STD
