@@ -44,6 +44,20 @@ def is_dicom(head: bytes) -> bool:
     return head[:2] in FIRST_GROUPS and len(head) > 8 and 0 in head[2:4]  # noqa: PLR2004 - one element's header
 
 
+@contextlib.contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes pydicom raise into a `DataError` that quotes nothing of it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DataError:
+        raise
+    except Exception:  # noqa: BLE001 - parsers and decoders of hostile bytes raise anything; this is the boundary
+        # `from None`: the original message may quote the patient's name.
+        raise DataError(f"{where}: not readable as DICOM; {_CUT}") from None
+
+
 def read_header(path: Path, *, limits: Limits, where: str) -> Dataset:
     """Everything but the pixels.
 
@@ -52,10 +66,11 @@ def read_header(path: Path, *, limits: Limits, where: str) -> Dataset:
         TooLargeError: beyond the limits.
     """
     limits.check_bytes(path.stat().st_size, where=where)
-    with _translated(where):
+    with translated(where):
         _check_deflated(path, limits, where)
         header = pydicom.dcmread(path, force=True, stop_before_pixels=True)
-        list(header)  # elements are decoded when first looked at: do it here, where failure is expected
+        for _ in header.iterall():
+            pass  # elements are decoded when first looked at: do it here, where failure is expected
     return header
 
 
@@ -76,7 +91,7 @@ def read_frames(path: Path, header: Dataset, *, limits: Limits, where: str) -> N
         TooLargeError: beyond the limits.
     """
     frames = check_pixels(header, limits=limits, where=where)
-    with _translated(where):
+    with translated(where):
         whole = pydicom.dcmread(path, force=True)
         if "PixelData" not in whole:
             raise DataError(f"{where}: the file holds no pixel values; {_CUT}")
@@ -199,16 +214,3 @@ def _check_deflated(path: Path, limits: Limits, where: str) -> None:
 def _has_magic(path: Path) -> bool:
     with path.open("rb") as stream:
         return stream.read(PREAMBLE_BYTES + len(MAGIC))[PREAMBLE_BYTES:] == MAGIC
-
-
-@contextlib.contextmanager
-def _translated(where: str) -> Iterator[None]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except DataError:
-        raise
-    except Exception:  # noqa: BLE001 - parsers and decoders of hostile bytes raise anything; this is the boundary
-        # `from None`: the original message may quote the patient's name.
-        raise DataError(f"{where}: not readable as DICOM; {_CUT}") from None

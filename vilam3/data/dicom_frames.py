@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
 
-from vilam3.data.dicom_file import number, numbers
+from vilam3.data.dicom_file import number, numbers, translated
 from vilam3.data.dicom_geometry import Slice
 from vilam3.errors import DataError
 
@@ -45,6 +45,11 @@ def frames_of(header: Dataset, *, file: int, num_frames: int, space: PatientSpac
     Raises:
         DataError: a tag that geometry needs is missing or no number.
     """
+    with translated(where):
+        return _frames(header, file=file, num_frames=num_frames, space=space, where=where)
+
+
+def _frames(header: Dataset, *, file: int, num_frames: int, space: PatientSpace, where: str) -> list[Slice]:
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     if per_frame is None and num_frames > 1:
         raise DataError(f"{where}: {num_frames} frames without their places in the patient; give the original images")

@@ -1,0 +1,1 @@
+"""Readers, rendering, conversations, splits and mixtures."""
