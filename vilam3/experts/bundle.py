@@ -1,0 +1,243 @@
+"""MONAI bundles in the published layout: ``configs/inference.json``, ``configs/metadata.json``, ``models/model.pt``.
+
+One loader serves the published ``vista3d`` and ``brats_mri_segmentation`` bundles and our own small ones. It differs
+from the published demo where that one is slow or unsafe:
+
+- The network is built and loaded once and kept. Transforms, dataset and evaluator are parsed anew for each study,
+  because a resolved MONAI config cannot change its input; that takes milliseconds, and the parser gets the kept
+  network in place of its definition.
+- Weights are read as tensors only. The config's own ``initialize`` steps are left out: they would load the weights
+  again with unrestricted pickle and seed the random generators of the whole process.
+- ``logging.conf`` is not applied: it would replace the logging of the process.
+- Data is loaded in the calling thread, since a server must not fork.
+
+A bundle's config and scripts are Python code and run as such: install bundles only from sources you trust.
+"""
+
+import copy
+import json
+import logging
+import tempfile
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from vilam3.artifacts import sha256_file
+from vilam3.data.nifti import write_volume
+from vilam3.data.study import Volume
+from vilam3.errors import CheckpointError, NotFoundError
+from vilam3.experts.scripts import BundleScripts
+
+CONFIG = "configs/inference.json"
+METADATA = "configs/metadata.json"
+WEIGHTS = "models/model.pt"
+WEIGHTS_KEY = "model"
+UNVISITED = 255  # what the published post-processing writes where the network gave no number
+GRID_TOLERANCE_MM = 0.01
+
+# What MONAI prints and warns about for every study, though nothing is wrong: an optional CUDA reader that is not
+# installed, a default that changed before our pin, preprocessing that has nothing to invert, each file it writes.
+NOISY_LOGGERS = ("monai.data.image_writer", "monai.data.nvimgcodec_pydicom_plugin")
+NOISE = (
+    "NvImgCodecPydicomReader: nvImageCodec decoder plugin did not register",
+    ".*Orientationd.__init__:labels: Current default value",
+    "inverse has been called but no invertible transforms",
+)
+
+Ids = NDArray[np.uint8]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Bundle:
+    """One bundle directory; opening it is cheap, the network is loaded with the first study.
+
+    Attributes:
+        root: The directory.
+        metadata: Its ``metadata.json``.
+        device: Torch device name.
+    """
+
+    root: Path
+    metadata: Mapping[str, Any]
+    device: str = "cpu"
+    _config: dict[str, Any] = field(repr=False)
+    _scripts: BundleScripts = field(repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _network: Any = field(default=None, repr=False)
+    _digest: str = field(default="", repr=False)
+
+    @classmethod
+    def open(cls, root: Path, *, device: str = "cpu") -> "Bundle":
+        """Read a bundle's descriptions.
+
+        Args:
+            root: The bundle directory.
+            device: Where its network will run.
+
+        Raises:
+            NotFoundError: there is no such directory.
+            CheckpointError: a file is missing or no JSON.
+        """
+        if not root.is_dir():
+            raise NotFoundError(f"expert bundle {root}: no such directory; put the bundle there or fit a small one")
+        if not (root / WEIGHTS).is_file():
+            raise CheckpointError(f"expert bundle {root}: {WEIGHTS} is missing; download the bundle's large files")
+        config = _read_json(root, CONFIG)
+        return cls(
+            root=root.resolve(),
+            metadata=_read_json(root, METADATA),
+            device=device,
+            _config=config,
+            _scripts=BundleScripts(root.resolve()),
+        )
+
+    @property
+    def version(self) -> str:
+        """From the metadata."""
+        return str(self.metadata.get("version", "unknown"))
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights file, computed once."""
+        if not self._digest:
+            self._digest = sha256_file(self.root / WEIGHTS)
+        return self._digest
+
+    def segment(self, volumes: Sequence[Volume], *, label_prompt: Sequence[int] | None = None) -> Ids:
+        """Segment one image; calls from several threads take turns.
+
+        Args:
+            volumes: The channels, on one grid; given to the config as one file or as a list of files.
+            label_prompt: Label ids to look for, for bundles that take prompts.
+
+        Returns:
+            uint8 label ids on the grid of the volumes; 0 is background.
+
+        Raises:
+            CheckpointError: the bundle cannot be used, or its answer is not on the grid it was asked about.
+        """
+        with self._lock, tempfile.TemporaryDirectory(prefix="vilam3-bundle-") as scratch:
+            files = _write_channels(Path(scratch), volumes)
+            out = Path(scratch) / "out"
+            out.mkdir()
+            item: dict[str, Any] = {"image": files[0] if len(files) == 1 else files}
+            if label_prompt is not None:
+                item["label_prompt"] = list(label_prompt)
+            self._evaluator(item, out).run()
+            return self._read_answer(out, like=volumes[0])
+
+    def network(self) -> Any:  # noqa: ANN401 - a torch module, which must not be imported to parse a command line
+        """The loaded network, in evaluation mode.
+
+        Raises:
+            CheckpointError: it cannot be built, or the weights do not fit.
+        """
+        if self._network is None:
+            self._network = self._load_network()
+        return self._network
+
+    def _parser(self, overrides: Mapping[str, Any]) -> Any:  # noqa: ANN401 - MONAI ships no types
+        from monai.bundle import ConfigParser  # noqa: PLC0415 - seconds to import
+        from torch import device  # noqa: PLC0415 - likewise
+
+        _quieten()
+        config = copy.deepcopy(self._config)
+        config |= {"bundle_root": str(self.root), "device": device(self.device)} | dict(overrides)
+        config["_meta_"] = dict(self.metadata)
+        return ConfigParser(config=config)
+
+    def _load_network(self) -> Any:  # noqa: ANN401 - see network
+        import torch  # noqa: PLC0415 - seconds to import
+
+        where = f"expert bundle {self.root}: {WEIGHTS}"
+        with self._scripts.importable():
+            network = self._parser({}).get_parsed_content("network")
+        try:
+            stored = torch.load(self.root / WEIGHTS, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged or hostile file raises anything; this is the boundary
+            raise CheckpointError(f"{where} is damaged or holds more than tensors; download it again") from error
+        state = stored.get(WEIGHTS_KEY, stored) if isinstance(stored, dict) else stored
+        try:
+            network.load_state_dict(state)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            detail = str(error).strip().splitlines()[-1].strip()
+            raise CheckpointError(f"{where} does not fit network_def of {CONFIG}: {detail}") from error
+        return network.eval()
+
+    def _evaluator(self, item: Mapping[str, Any], out: Path) -> Any:  # noqa: ANN401 - MONAI ships no types
+        overrides: dict[str, Any] = {
+            "network": self.network(),
+            "output_dir": str(out),
+            "output_dtype": "uint8",
+            "output_ext": ".nii.gz",
+            "separate_folder": False,
+            **self._input(item),
+        }
+        parser = self._parser(overrides)
+        for key, value in (("dataloader#num_workers", 0), ("dataloader#shuffle", False)):
+            if key.split("#")[0] in parser:
+                parser[key] = value
+        if self.device == "cpu" and "evaluator#amp" in parser:
+            parser["evaluator#amp"] = False  # the configs mean CUDA's
+        with self._scripts.importable():
+            return parser.get_parsed_content("evaluator")
+
+    def _input(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        if "input_dict" in self._config:
+            return {"input_dict": dict(item)}
+        if "test_datalist" in self._config:
+            return {"test_datalist": [dict(item)]}
+        raise CheckpointError(
+            f"expert bundle {self.root}: {CONFIG} has neither input_dict nor test_datalist, so it cannot be told "
+            f"what to read; add one of them"
+        )
+
+    def _read_answer(self, out: Path, *, like: Volume) -> Ids:
+        written = sorted(out.rglob("*.nii.gz"))
+        if len(written) != 1:
+            raise CheckpointError(
+                f"expert bundle {self.root}: its SaveImaged wrote {len(written)} files instead of one .nii.gz; "
+                f"check that {CONFIG} uses output_dir and output_ext"
+            )
+        image: Any = nib.as_closest_canonical(nib.load(written[0]))
+        ids = np.nan_to_num(np.asanyarray(image.dataobj), nan=0)
+        ids = ids.reshape(ids.shape[:3]) if ids.ndim > 3 and ids.size == np.prod(ids.shape[:3]) else ids  # noqa: PLR2004 - space
+        if ids.shape != like.voxels_XYZ.shape or not np.allclose(image.affine, like.affine_RAS, atol=GRID_TOLERANCE_MM):
+            raise CheckpointError(
+                f"expert bundle {self.root}: its answer of shape {ids.shape} is not on the grid of the image "
+                f"{like.voxels_XYZ.shape}; check that postprocessing of {CONFIG} inverts preprocessing"
+            )
+        return np.where(ids == UNVISITED, 0, ids).astype(np.uint8)
+
+
+def _quieten() -> None:
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in NOISE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _write_channels(folder: Path, volumes: Sequence[Volume]) -> list[str]:
+    files = []
+    for index, volume in enumerate(volumes):
+        path = folder / f"image-{index}.nii"
+        write_volume(path, replace(volume, stored_axes="RAS"))
+        files.append(str(path))
+    return files
+
+
+def _read_json(root: Path, name: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((root / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"expert bundle {root}: {name} is missing; copy the whole bundle") from error
+    except ValueError as error:
+        raise CheckpointError(f"expert bundle {root}: {name} is not JSON ({error}); copy the bundle again") from error
+    return content

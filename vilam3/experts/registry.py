@@ -1,0 +1,139 @@
+"""The experts at hand: the published three and whatever other packages add through the entry-point group.
+
+A package adds an expert by naming in the group ``vilam3.experts`` a function
+``create(root: Path, *, dialect: Dialect, device: str) -> Expert``, under the name used in triggers. The function must
+be cheap, because it is called for every expert when a registry opens: weights belong into the first `run`. It raises
+`NotFoundError` where `root` does not hold its weights; the expert is then left out and the reason kept.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from vilam3.data.sample import Dialect
+from vilam3.data.study import Study
+from vilam3.errors import ExpertError, NotFoundError, VilaM3Error
+from vilam3.experts.facts import cards
+from vilam3.experts.protocol import Expert, ExpertCall, ExpertResult
+from vilam3.experts.trigger import PUBLISHED_ORDER, Grammar
+
+GROUP = "vilam3.experts"
+
+
+class Registry:
+    """Opened experts by name; they keep what they load, so keep the registry as long as questions come."""
+
+    def __init__(self, experts: Iterable[Expert], *, absent: Mapping[str, str] | None = None) -> None:
+        """Hold these experts.
+
+        Args:
+            experts: Opened experts, each name once.
+            absent: Why others are not here, by name.
+        """
+        self._experts = {expert.name: expert for expert in experts}
+        self.absent: Mapping[str, str] = MappingProxyType(dict(absent or {}))
+
+    @classmethod
+    def load(
+        cls,
+        root: Path,
+        *,
+        dialect: Dialect = "demo",
+        only: Collection[str] | None = None,
+        device: str = "cpu",
+    ) -> "Registry":
+        """Open every expert whose weights are below `root`.
+
+        Args:
+            root: Holds ``vista3d/``, ``brats_mri_segmentation/``, ``cxr/`` and what added experts look for.
+            dialect: Wording of the experts' texts.
+            only: Names to open; None for all. Each of these must be there.
+            device: Torch device name.
+
+        Raises:
+            NotFoundError: no such directory, nothing usable in it, or one of `only` is not there.
+            CheckpointError: an expert is damaged.
+            ExpertError: an added package fails to open its expert.
+        """
+        if not root.is_dir():
+            raise NotFoundError(f"experts {root}: no such directory; give the one that holds vista3d/ and cxr/")
+        points = {point.name: point for point in entry_points(group=GROUP)}
+        wanted = sorted(points) if only is None else sorted(only)
+        opened: list[Expert] = []
+        absent: dict[str, str] = {}
+        for name in wanted:
+            if name not in points:
+                raise NotFoundError(f"expert {name}: not installed; installed are {', '.join(sorted(points))}")
+            try:
+                opened.append(_open(points[name], root, dialect=dialect, device=device))
+            except NotFoundError as error:
+                if only is not None:
+                    raise
+                absent[name] = str(error)
+        if not opened and only is None:
+            raise NotFoundError(f"experts {root}: no expert is in there; put bundles there or run: vilam3 experts fit")
+        return cls(opened, absent=absent)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names at hand: the published ones in the order in which triggers are tried, then the others."""
+        added = sorted(name for name in self._experts if name not in PUBLISHED_ORDER)
+        return (*(name for name in PUBLISHED_ORDER if name in self._experts), *added)
+
+    def grammar(self, *, several: bool = False) -> Grammar:
+        """Finds triggers of these experts."""
+        return Grammar({name: tuple(self._experts[name].arguments) for name in self.names}, several=several)
+
+    def cards(self) -> str:
+        """The model cards that open a question: the published text, then added experts; empty without experts."""
+        if not self._experts:
+            return ""
+        added = [self._experts[name].card for name in self.names if name not in PUBLISHED_ORDER]
+        return cards(tuple(added))
+
+    def run(self, call: ExpertCall, study: Study, *, slice_index: int | None = None) -> ExpertResult:
+        """Run one expert on a study.
+
+        Raises:
+            ExpertError: no such expert, or it cannot serve this call.
+            CheckpointError: its weights cannot be used.
+            DataError: the slice is out of range.
+        """
+        if call.expert not in self._experts:
+            available = ", ".join(self.names) or "none"
+            raise ExpertError(f"the expert {call.expert} is not available here; available are {available}.")
+        return self._experts[call.expert].run(study, call.argument, slice_index=slice_index)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One entry for each expert for people and programs: name, modality, arguments, version where it has one."""
+        return [_describe(self._experts[name]) for name in self.names]
+
+
+def _open(point: EntryPoint, root: Path, *, dialect: Dialect, device: str) -> Expert:
+    try:
+        create: Callable[..., Expert] = point.load()
+        expert = create(root, dialect=dialect, device=device)
+    except VilaM3Error:
+        raise
+    except Exception as error:  # an added package is foreign code
+        raise ExpertError(
+            f"expert {point.name}: {point.value} cannot open it ({type(error).__name__}: {error}); mend or uninstall it"
+        ) from error
+    if expert.name != point.name:
+        raise ExpertError(
+            f"expert {point.name}: {point.value} opens an expert called {expert.name}; the names must be the same"
+        )
+    return expert
+
+
+def _describe(expert: Expert) -> dict[str, Any]:
+    version = getattr(getattr(expert, "bundle", None) or getattr(expert, "plan", None), "version", "")
+    return {
+        "name": expert.name,
+        "modality": expert.modality,
+        "arguments": list(expert.arguments),
+        "version": version,
+        "card": expert.card.strip(),
+    }

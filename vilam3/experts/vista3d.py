@@ -1,0 +1,101 @@
+"""VISTA3D: segments organs and tumours in CT with a MONAI bundle that takes label prompts."""
+
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from vilam3.data.sample import Dialect, Modality
+from vilam3.data.study import Study
+from vilam3.errors import ExpertError
+from vilam3.experts.bundle import Bundle
+from vilam3.experts.facts import ARGUMENTS, GROUPS, card
+from vilam3.experts.findings import Origin, vista3d_result
+from vilam3.experts.protocol import ExpertResult
+from vilam3.experts.trigger import DEFAULT_ARGUMENT
+
+NAME = "VISTA3D"
+FOLDER = "vista3d"
+UNSUPPORTED = frozenset({16, 18, 129, 130, 131})  # named by the published bundle, but refused as prompts
+
+
+class Vista3d:
+    """The expert; see `vilam3.experts.protocol.Expert`."""
+
+    name: str = NAME
+    modality: Modality = "CT"
+    card: str = card(NAME)
+    arguments: tuple[str, ...] = ARGUMENTS[NAME]
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Wrap an opened bundle."""
+        self.bundle = bundle
+        self.labels = _labels_of(bundle.metadata)
+
+    def run(self, study: Study, argument: str = "", *, slice_index: int | None = None) -> ExpertResult:
+        """Segment a group of labels and show one slice.
+
+        Args:
+            study: CT.
+            argument: A label group; empty means everything.
+            slice_index: Axial slice; None is the middle one.
+
+        Raises:
+            ExpertError: no CT, an unknown group, or one the bundle knows nothing of.
+            DataError: the slice is out of range.
+        """
+        started = time.perf_counter()
+        group = argument or DEFAULT_ARGUMENT
+        prompt = self._prompt(group)
+        if study.modality != "CT" or len(study.volumes) != 1:
+            raise ExpertError(
+                f"{NAME} reads one CT volume, but this study is {study.modality} with {len(study.volumes)} volumes; "
+                f"name its modality if that is wrong, or ask another expert."
+            )
+        ids_XYZ = self.bundle.segment(study.volumes, label_prompt=prompt)
+        origin = Origin(
+            expert=NAME,
+            version=self.bundle.version,
+            weights_digest=self.bundle.weights_digest,
+            argument=group,
+            started=started,
+        )
+        return vista3d_result(study, ids_XYZ, origin=origin, slice_index=slice_index)
+
+    def _prompt(self, group: str) -> list[int] | None:
+        if group not in GROUPS:
+            choices = ", ".join(repr(name) for name in GROUPS)
+            raise ExpertError(f"{NAME} does not know the argument {group!r}; valid are {choices}.")
+        if group == DEFAULT_ARGUMENT:
+            return None
+        prompt = [label_id for label_id in GROUPS[group] if label_id in self.labels]
+        if not prompt:
+            known = ", ".join(name for label_id, name in GROUPS["organs"].items() if label_id in self.labels)
+            raise ExpertError(
+                f"{NAME} {self.bundle.version} was not trained on anything of {group!r}; it knows {known}, for example."
+            )
+        return prompt
+
+
+def create(root: Path, *, dialect: Dialect = "demo", device: str = "cpu") -> Vista3d:
+    """Open the expert below a directory of experts.
+
+    Args:
+        root: Holds ``vista3d/``.
+        dialect: Without effect: both wordings are the same.
+        device: Torch device name.
+
+    Raises:
+        NotFoundError: it is not there.
+        CheckpointError: it is damaged.
+    """
+    del dialect
+    return Vista3d(Bundle.open(root / FOLDER, device=device))
+
+
+def _labels_of(metadata: Mapping[str, object]) -> Collection[int]:
+    """Label ids that may be prompted: the output channels that the metadata names."""
+    found: object = metadata
+    for key in ("network_data_format", "outputs", "pred", "channel_def"):
+        found = found.get(key, {}) if isinstance(found, Mapping) else {}
+    named = {int(label_id) for label_id in found if str(label_id).isdigit()} if isinstance(found, Mapping) else set()
+    return (named or {label_id for group in GROUPS.values() for label_id in group}) - {0} - UNSUPPORTED
