@@ -125,8 +125,9 @@ def render(
         if not said:  # the published assembly writes a bare role for an empty message
             text += ":" if style.style == "two" else ""
             continue
-        text += ": " if style.style == "two" else ""
-        start = len(text)
+        text += ":" if style.style == "two" else ""
+        start = len(text)  # the blank after the colon is the assistant's first token, where it is a token of its own
+        text += " " if style.style == "two" else ""
         text += said + _separator(style, index, last)
         if speaker == "assistant":
             answers.append((start, len(text)))

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vilam3.artifacts import whole_directory, write_json
 from vilam3.data.sample import IMAGE_TOKEN
@@ -67,7 +67,6 @@ class TokensCase(_Strict):
 
 
 Case = MessagesCase | TokensCase
-_CASE: TypeAdapter[Case] = TypeAdapter(Case)
 
 
 def read_cases(path: Path) -> list[Case]:
@@ -154,7 +153,9 @@ def _probe_case(
 
 def _case(path: Path, number: int, line: str) -> Case:
     try:
-        return _CASE.validate_python(json.loads(line))
+        value = json.loads(line)
+        is_tokens = isinstance(value, dict) and "input_ids" in value
+        return TokensCase.model_validate(value) if is_tokens else MessagesCase.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
