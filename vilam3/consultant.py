@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from vilam3.artifacts import sha256_tree
 from vilam3.data.render import views
 from vilam3.data.sample import Dialect, Modality
 from vilam3.data.study import Study, content_digest
@@ -21,6 +20,7 @@ from vilam3.errors import CheckpointError, ExpertError, NotFoundError
 from vilam3.experts.protocol import ExpertCall, ExpertResult
 from vilam3.experts.trigger import Grammar
 from vilam3.settings import TrackingSettings
+from vilam3.train.record import weights_digest
 
 REGISTRY_SCHEME = "models:/"
 RUNS = Path("runs")
@@ -60,7 +60,7 @@ class Consultant:
         experts: The registry, or None to answer without.
         dialect: Wording the model was trained in.
         model_name: Shown in answers.
-        model_digest: SHA-256 over the checkpoint's files; empty where there is no checkpoint.
+        model_digest: Of the weights, as the tracking store names them; empty where there is no checkpoint.
     """
 
     engine: Engine
@@ -146,7 +146,7 @@ def load(model: str, *, experts: Path | None = None) -> Consultant:
         engine=TorchEngine(loaded),
         experts=None if experts is None else Registry.load(experts, dialect=dialect),
         dialect=dialect,
-        model_digest=sha256_tree(path),
+        model_digest=weights_digest(path),
     )
 
 

@@ -1,0 +1,135 @@
+"""Asks a model in this process, and tells what happens in the very events a server streams (see `vilam3.remote`)."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vilam3.artifacts import whole_file
+from vilam3.consultant import Consultant, with_modality
+from vilam3.data.intake import read_study
+from vilam3.data.nifti import write_label_map
+from vilam3.data.sample import Modality
+from vilam3.data.study import Study
+from vilam3.dialogue.drive import Event, ExpertFinished, ExpertStarted, ReplyFinished, answer
+from vilam3.dialogue.record import NOTICE, expert_call, notes
+from vilam3.errors import DataError
+from vilam3.experts.protocol import ExpertResult
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+
+def read_images(images: Sequence[Path], *, modality: Modality | None = None, question: str = "") -> Study:
+    """One study from a file, a folder, or several files.
+
+    Raises:
+        DataError: they cannot be used.
+    """
+    for image in images:
+        if not image.exists():
+            raise DataError(f"{image}: no such file or folder; give the images of one study")
+    if len(images) == 1:
+        return with_modality(read_study(images[0], modality=modality), modality, question=question)
+    with tempfile.TemporaryDirectory(prefix="vilam3-") as folder:
+        for number, image in enumerate(images):
+            Path(folder, f"{number:05d}_{image.name}").symlink_to(image.absolute())
+        return with_modality(read_study(Path(folder), modality=modality), modality, question=question)
+
+
+def ask(
+    consultant: Consultant,
+    question: str,
+    study: Study | None,
+    *,
+    slice_index: int | None = None,
+    with_experts: bool = True,
+    out: Path | None = None,
+    on_event: OnEvent,
+) -> dict[str, Any]:
+    """Hold one dialogue.
+
+    Args:
+        consultant: Who is asked.
+        question: As typed.
+        study: What it is about, or None.
+        slice_index: Axial slice; None is the middle one.
+        with_experts: False asks the model alone.
+        out: Where overlays and masks are written, if anywhere.
+        on_event: Told about replies and experts.
+
+    Returns:
+        The event ``answer``, which `on_event` has been told too.
+    """
+    asking = consultant.asking(question, study, slice_index=slice_index, with_experts=with_experts)
+    told = _Told(study=study, out=out, on_event=on_event)
+    transcript = answer(
+        asking,
+        consultant.engine,
+        consultant.ask_on(study, slice_index=slice_index),
+        consultant.grammar(),
+        on_event=told.hear,
+    )
+    event = {
+        "event": "answer",
+        "answer": transcript.answer,
+        "expert_calls": [told.records.get(id(outcome)) or expert_call(outcome) for outcome in transcript.outcomes],
+        "notes": notes(transcript, max_rounds=asking.max_rounds),
+        "warnings": [] if study is None else list(study.warnings),
+        "provenance": {
+            "model": consultant.model_name,
+            "model_digest": consultant.model_digest,
+            "engine": consultant.engine.name,
+            "dialect": consultant.dialect,
+            "study_digest": None if study is None else study.digest,
+            "ending": transcript.ending,
+        },
+        "notice": NOTICE,
+    }
+    on_event(event)
+    return event
+
+
+@dataclass(slots=True, kw_only=True)
+class _Told:
+    """Turns the driver's events into the server's."""
+
+    study: Study | None
+    out: Path | None
+    on_event: OnEvent
+    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case ReplyFinished():
+                text = event.generation.text
+                self.on_event({"event": "reply.finished", "round": event.round_index, "text": text})
+            case ExpertStarted(call=call):
+                named = {"expert": call.expert, "argument": call.argument}
+                self.on_event({"event": "expert.started", "index": event.index, "round": event.round_index, **named})
+            case ExpertFinished():
+                self._ended(event)
+
+    def _ended(self, event: ExpertFinished) -> None:
+        record = expert_call(event.outcome, round_index=event.round_index, seconds=round(event.seconds, 3))
+        if event.outcome.result is not None:
+            record |= self._save(event.index, event.outcome.result)
+        self.records[id(event.outcome)] = record
+        name = "expert.failed" if record["error"] else "expert.finished"
+        self.on_event({"event": name, "index": event.index, **record})
+
+    def _save(self, number: int, result: ExpertResult) -> dict[str, str]:
+        """Write overlay and mask; their paths stand where a server has URLs."""
+        saved: dict[str, str] = {}
+        if self.out is None:
+            return saved
+        if result.overlay is not None:
+            path = self.out / f"overlay-{number}.png"
+            with whole_file(path) as partial:
+                result.overlay.save(partial, format="PNG")
+            saved["overlay_url"] = str(path)
+        if result.mask is not None and self.study is not None and self.study.volumes:
+            path = self.out / f"mask-{number}.nii.gz"
+            write_label_map(path, result.mask.ids_XYZ, like=self.study.volumes[0])
+            saved["mask_url"] = str(path)
+        return saved
