@@ -20,7 +20,13 @@ class PhantomSettings(BaseModel):
     """Chest radiographs."""
 
     questions_per_patient: PositiveInt = 2
-    """Plain and expert conversations a training patient gives to each of its tasks."""
+    """Questions about each patient and task; a training patient answers each once directly and once by an expert."""
+
+    expert_volumes: PositiveInt = 160
+    """Most CT and MRI training patients whose volumes and labels are kept to train the small experts."""
+
+    reading_exercises: PositiveInt = 3000
+    """Text-only exercises in finding one line among predictions; a small language model cannot read yet."""
 
     validation_fraction: float = Field(default=0.08, gt=0, lt=0.5)
     """Share of patients kept for choosing checkpoints and operating points."""

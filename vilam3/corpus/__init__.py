@@ -1,0 +1,1 @@
+"""A corpus built from phantoms: conversations in the published formats, held-out questions, material for experts."""
