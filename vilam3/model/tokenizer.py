@@ -9,6 +9,7 @@ does.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,6 +60,8 @@ class Backend(Protocol):
         """Id of one exact token."""
         ...
 
+ROLES = ("system\n\n", "user\n\n", "assistant\n\n")
+ROLE_WEIGHT = 1000  # texts beyond any rare word, so that the roles are merged first
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:
@@ -203,12 +206,13 @@ def from_files(files: Mapping[str, bytes], *, where: Path) -> PieceTokenizer:
     )
 
 
-def train_tiny(texts: Iterable[str], *, vocab_size: int) -> PieceTokenizer:
+def train_tiny(texts: Iterable[str], *, vocab_size: int, phrases: Sequence[str] = ()) -> PieceTokenizer:
     """Train a byte-level BPE tokenizer with Llama-3's word split and markers; the same texts give the same tokenizer.
 
     Args:
         texts: What it should be good at.
-        vocab_size: Upper bound, markers included; fewer entries when the texts hold no more merges.
+        vocab_size: Upper bound, markers and phrases included; fewer entries when the texts hold no more merges.
+        phrases: Constant strings that become one piece each wherever they occur.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -219,11 +223,13 @@ def train_tiny(texts: Iterable[str], *, vocab_size: int) -> PieceTokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(LLAMA_3_SPECIAL),
+        vocab_size=vocab_size - len(LLAMA_3_SPECIAL) - len(phrases),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer=trainer)
+    # every message opens with a role between markers; texts hold no roles, so their merges are asked for here
+    tokenizer.train_from_iterator(chain(texts, ROLES * ROLE_WEIGHT), trainer=trainer)
+    tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in phrases])
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LLAMA_3_SPECIAL])
     bos, eos, *_, pad = LLAMA_3_SPECIAL
     tokenizer.post_processor = processors.TemplateProcessing(

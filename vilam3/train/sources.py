@@ -11,6 +11,7 @@ from vilam3 import __version__
 from vilam3.artifacts import sha256_file, sha256_tree
 from vilam3.data.llava import read_samples
 from vilam3.data.sample import Sample
+from vilam3.dialogue.phrases import protocol_phrases
 from vilam3.errors import CheckpointError, DataError, RecipeError
 from vilam3.model import checkpoint
 from vilam3.model.chat import template
@@ -125,7 +126,8 @@ def _tokenizer(recipe: Recipe, corpus: Path) -> PieceTokenizer:
     assert recipe.model.vocab_size is not None
     files = sorted((corpus / "samples").glob("*.json"))
     said = (text for path in files for text in _texts(read_samples(path)))
-    return train_tiny([template(recipe.model.template).system, *said], vocab_size=recipe.model.vocab_size)
+    system = template(recipe.model.template).system
+    return train_tiny([system, *said], vocab_size=recipe.model.vocab_size, phrases=protocol_phrases(system))
 
 
 def _texts(samples: Iterable[Sample]) -> Iterable[str]:
