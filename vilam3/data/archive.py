@@ -5,6 +5,7 @@ limits allow, as declared and as found. Messages name members by number: their n
 """
 
 import contextlib
+import errno
 import re
 import stat
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vilam3.data.limits import MIB, Limits
-from vilam3.errors import DataError, TooLargeError
+from vilam3.errors import ArtifactError, DataError, TooLargeError
 
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 CHUNK_BYTES = 1 << 18
@@ -34,6 +35,7 @@ def unpacked(path: Path, *, limits: Limits, where: str) -> Iterator[Path]:
     Raises:
         DataError: damaged, truncated, encrypted, nested or unsafe.
         TooLargeError: beyond the limits.
+        ArtifactError: the disk is full.
     """
     with tempfile.TemporaryDirectory(prefix="vilam3-") as folder:
         try:
@@ -41,6 +43,12 @@ def unpacked(path: Path, *, limits: Limits, where: str) -> Iterator[Path]:
                 members = _checked_members(archive, path.stat().st_size, limits, where)
                 _unpack(archive, members, Path(folder), limits, where)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
+            raise DataError(f"{where}: not readable as a zip archive; {_CUT}") from error
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise ArtifactError(
+                    f"{where}: no room to unpack it below {tempfile.gettempdir()}; free some"
+                ) from error
             raise DataError(f"{where}: not readable as a zip archive; {_CUT}") from error
         yield Path(folder)
 

@@ -251,8 +251,9 @@ def _voxels(series: _Series, laid: Stack, limits: Limits) -> NDArray[np.float32]
     for index, pieces in by_file.items():
         file = series.files[index]
         stored = dicom_file.read_frames(file.path, file.header, limits=limits, where=file.where)
-        for place, piece in pieces:
-            voxels_KJI[place] = stored[piece.frame] * np.float32(piece.slope) + np.float32(piece.intercept)
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses what is not finite
+            for place, piece in pieces:
+                voxels_KJI[place] = stored[piece.frame] * np.float32(piece.slope) + np.float32(piece.intercept)
     for low, high in zip(laid.places, laid.places[1:], strict=False):
         for place in range(low + 1, high):
             share = np.float32((place - low) / (high - low))

@@ -203,7 +203,7 @@ def _voxels(path: Path, header: nib.Nifti1Header, warnings: list[str]) -> NDArra
     Only the bytes the header promises are unpacked. Header extensions, whose sizes a hostile file chooses, are not
     read.
     """
-    with opened(path) as stream:
+    with opened(path) as stream, np.errstate(over="ignore", invalid="ignore"):  # what overflows is found afterwards
         proxy = nib.arrayproxy.ArrayProxy(stream, header, mmap=False)
         frames = proxy.shape[3:]
         if math.prod(frames) == 1:

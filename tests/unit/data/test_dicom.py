@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from numpy.typing import NDArray
+from pydicom.dataset import FileMetaDataset
 from pydicom.uid import RLELossless
 
 from tests.unit.data import dicom_files as make
@@ -238,10 +240,10 @@ def test_real_files_are_read(name: str, modality: str) -> None:
 
 
 def test_a_file_without_preamble_is_read(tmp_path: Path) -> None:
-    dataset = make.pydicom.dcmread(make.real_file("CT_small.dcm"))
-    dataset.preamble, dataset.file_meta = None, make.FileMetaDataset()
+    dataset = pydicom.dcmread(make.real_file("CT_small.dcm"))
+    dataset.preamble, dataset.file_meta = None, FileMetaDataset()
     bare = tmp_path / "bare"
-    make.pydicom.dcmwrite(bare, dataset, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    pydicom.dcmwrite(bare, dataset, implicit_vr=True, little_endian=True, enforce_file_format=False)
     assert bare.read_bytes()[:2] == b"\x08\x00"
     assert read_study(bare).digest == read_study(make.real_file("CT_small.dcm")).digest
 
@@ -320,7 +322,7 @@ def test_a_compressed_frame_that_states_another_size_is_refused(tmp_path: Path) 
 def test_rle_written_by_pydicom_reads_back(tmp_path: Path) -> None:
     folder = make.series(tmp_path / "s", voxels(1))
     plain = read_study(folder)
-    dataset = make.pydicom.dcmread(next(folder.iterdir()))
+    dataset = pydicom.dcmread(next(folder.iterdir()))
     dataset.compress(RLELossless)
     make.save(dataset, folder / next(folder.iterdir()).name)
     assert read_study(folder).digest == plain.digest

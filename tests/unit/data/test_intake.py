@@ -1,5 +1,6 @@
 """Folders, archives and everything that is not what it says."""
 
+import errno
 import stat
 import struct
 import zipfile
@@ -13,7 +14,7 @@ from tests.unit.data import dicom_files as make
 from vilam3.data.intake import Limits, read_study
 from vilam3.data.nifti import write_label_map, write_volume
 from vilam3.data.study import Volume
-from vilam3.errors import DataError, TooLargeError
+from vilam3.errors import ArtifactError, DataError, TooLargeError
 
 LEVELS = {"t1": 1.0, "t1ce": 2.0, "t2": 3.0, "flair": 4.0}
 
@@ -185,6 +186,16 @@ def test_too_many_files_and_folders_too_deep_are_refused(tmp_path: Path, zipped:
     deep = archive(tmp_path / "deep.zip", {"a/" * 20 + "x.dcm": b"x"})
     with pytest.raises(TooLargeError, match="20 folders deep"):
         read_study(deep)
+
+
+def test_a_full_disk_is_said_to_be_full(zipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(ArtifactError, match="no room to unpack"):
+        read_study(zipped)
+    assert zipped.exists()
 
 
 def test_messages_about_members_do_not_tell_their_names(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_ids_are_optional_and_may_be_numbers(tmp_path: Path) -> None:
 
 
 def test_a_list_and_lines_read_the_same(tmp_path: Path) -> None:
-    items = [
+    items: list[dict[str, Any]] = [
         {"id": str(number), "task": "t", "patient": "p", "conversations": conversation("ä", "b")} for number in range(5)
     ]
     listed = write(tmp_path / "s.json", *items)

@@ -7,6 +7,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.affines import from_matvec
+from nibabel.eulerangles import euler2mat
 from nibabel.testing import data_path
 
 from vilam3.data.intake import Limits, read_study
@@ -72,11 +74,11 @@ def test_the_same_volume_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_mask_lies_on_the_voxels_of_the_source_file(tmp_path: Path) -> None:
     """Oblique, mirrored and permuted storage: a voxel marked in RAS is the same voxel of the file."""
-    turn = nib.eulerangles.euler2mat(0.3, -0.4, 1.4) @ np.diag([-0.7, 1.1, 2.9])
+    turn = euler2mat(0.3, -0.4, 1.4) @ np.diag([-0.7, 1.1, 2.9])
     source = write(
         tmp_path / "s.nii",
         np.arange(60, dtype=np.int16).reshape(3, 4, 5),
-        affine=nib.affines.from_matvec(turn, [5, 6, 7]),
+        affine=from_matvec(turn, [5, 6, 7]),
     )
     volume, _ = read(source)
     write_label_map(tmp_path / "m.nii.gz", (volume.voxels_XYZ == 33).astype(np.uint8), like=volume)
