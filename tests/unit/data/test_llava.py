@@ -64,7 +64,10 @@ def test_images_are_counted_over_the_whole_conversation(tmp_path: Path) -> None:
 
 
 def test_ids_are_optional_and_may_be_numbers(tmp_path: Path) -> None:
-    items = [{"conversations": conversation("a", "b")}, {"id": 12, "conversations": conversation("a", "b")}]
+    items: list[dict[str, Any]] = [
+        {"conversations": conversation("a", "b")},
+        {"id": 12, "conversations": conversation("a", "b")},
+    ]
     path = write(tmp_path / "usmle.json", *items)
     assert [sample.sample_id for sample in read_samples(path)] == ["usmle-0", "12"]
 
