@@ -37,6 +37,7 @@ KEY = "vilam3_key"  # makes a run findable by what went into it
 DIGEST = "weights_digest"
 BATCH = 1000  # most metrics MLflow takes at once
 NEXT_STEP = "next_step"
+NUMBER = "number."  # prefix of a version's tags that hold what was measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,22 @@ class Version:
     digest: str
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What was measured on it when it was registered."""
+        return {name.removeprefix(NUMBER): float(value) for name, value in self.tags.items() if name.startswith(NUMBER)}
+
+    def to_json(self) -> dict[str, Any]:
+        """For a command line's output."""
+        return {
+            "name": self.name,
+            "version": self.number,
+            "source": self.source,
+            "weights_digest": self.digest,
+            "aliases": list(self.aliases),
+            "numbers": self.numbers,
+        }
 
 
 class Tracking:
@@ -156,7 +173,7 @@ class Tracking:
             found = next((one for one in self.versions() if one.digest == checkpoint.digest), None)
             number = found.number if found else self._create_version(checkpoint)
             for label, value in checkpoint.metrics.items():
-                self._client.set_model_version_tag(self._model, str(number), label, f"{value:.6g}")
+                self._client.set_model_version_tag(self._model, str(number), f"{NUMBER}{label}", repr(value))
             if found is None or "champion" not in found.aliases:
                 self._client.set_registered_model_alias(self._model, "challenger", str(number))
             return self.version(number)
@@ -293,14 +310,3 @@ def _translated(action: str, *, absent: str = "") -> Iterator[None]:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def flatten(values: Mapping[str, Any], *, prefix: str = "") -> dict[str, float]:
-    """The numbers of a nested JSON object, under dotted names; booleans and everything else are left out."""
-    found: dict[str, float] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flatten(value, prefix=f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[f"{prefix}{key}"] = float(value)
-    return found

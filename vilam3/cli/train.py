@@ -1,0 +1,75 @@
+"""`vilam3 train`: run one stage of a recipe, go on with it, or take over a finished one."""
+
+# ruff: noqa: PLC0415 - heavy imports stay inside the run function, so that --help is instant
+
+import argparse
+import json
+from pathlib import Path
+
+from vilam3.cli.main import Verbs
+
+EXAMPLE = """\
+A stage that was interrupted goes on where its last checkpoint is; a finished one is taken over at once.
+Exit code 75: asked to end, the state is saved, run it again.
+
+example: vilam3 train --recipe pipelines/recipes/tiny.toml --stage stage1_align --corpus runs/corpus --out runs/stage1
+"""
+
+
+def register(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "train",
+        help="run one training stage",
+        description="Train one stage of a recipe on a prepared corpus and write a checkpoint, whole or not at all.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--recipe", type=Path, action="append", required=True, metavar="FILE", help="TOML; repeat to override by later"
+    )
+    parser.add_argument("--stage", required=True, metavar="NAME", help="such as stage4_expert")
+    parser.add_argument("--corpus", type=Path, metavar="DIR", help="a prepared corpus")
+    parser.add_argument("--base", type=Path, metavar="DIR", help="checkpoint to start from; stage 1 may do without")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the checkpoint, written whole or not at all")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="of the tracking store (runs)")
+    parser.add_argument("--no-tracking", action="store_true", help="log nothing to MLflow")
+    parser.add_argument("--progress-file", type=Path, metavar="FILE", help="keep the newest progress here as JSON")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and print what came of it as JSON."""
+    from vilam3.errors import RecipeError
+    from vilam3.recipe import load
+
+    recipe = load(arguments.recipe)
+    recipe.stage(arguments.stage)
+    if arguments.dry_run:
+        print(json.dumps(json.loads(recipe.resolved_json()), indent=2))
+        return 0
+    if arguments.corpus is None or arguments.out is None:
+        raise RecipeError("vilam3 train: --corpus and --out are required; give both, or --dry-run")
+    from vilam3.progress import reporting
+    from vilam3.train import local
+
+    tracking = None
+    if not arguments.no_tracking:
+        from vilam3.tracking import connect
+
+        names = recipe.tracking
+        tracking = connect(experiment=names.experiment, registered_model=names.registered_model, runs=arguments.runs)
+    with reporting(arguments.stage, file=arguments.progress_file) as progress:
+        result = local.run(
+            recipe,
+            stage=arguments.stage,
+            corpus=arguments.corpus,
+            base=arguments.base,
+            out=arguments.out,
+            tracking=tracking,
+            on_progress=progress,
+        )
+    shown = {key: value for key, value in result.to_json().items() if key != "losses"}
+    print(json.dumps({**shown, "out": str(arguments.out), "is_reused": result.is_reused}, indent=2))
+    return 0
