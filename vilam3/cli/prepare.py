@@ -10,7 +10,7 @@ EXAMPLE = """example:
 """
 
 
-def register(verbs: Verbs[argparse.ArgumentParser]) -> None:
+def register(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "prepare",
