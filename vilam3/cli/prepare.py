@@ -30,7 +30,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from vilam3.corpus.build import build_corpus  # noqa: PLC0415 - likewise
     from vilam3.errors import RecipeError  # noqa: PLC0415 - likewise
-    from vilam3.recipe_file import load  # noqa: PLC0415 - likewise
+    from vilam3.recipe import load  # noqa: PLC0415 - likewise
 
     recipe = load(arguments.recipe)
     if recipe.corpus is None:
