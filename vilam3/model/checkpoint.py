@@ -161,10 +161,12 @@ def convert(source: Path, out: Path, *, layout: Layout, max_shard_bytes: int = s
     """Write a checkpoint in the other layout, weights bit for bit.
 
     Raises:
-        CheckpointError: `source` is not a whole checkpoint, or `out` is the same directory.
+        CheckpointError: `source` is not a whole checkpoint, or `out` is the same directory or holds something else.
     """
     if source.resolve() == out.resolve():
         raise CheckpointError(f"{out}: is the source itself; name another directory")
+    if out.exists() and not (out / "config.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise CheckpointError(f"{out}: exists and is not a checkpoint; name another directory")
     save(load(source, dtype=None), out, layout=layout, max_shard_bytes=max_shard_bytes)
 
 

@@ -60,8 +60,10 @@ class Backend(Protocol):
         """Id of one exact token."""
         ...
 
+
 ROLES = ("system\n\n", "user\n\n", "assistant\n\n")
 ROLE_WEIGHT = 1000  # texts beyond any rare word, so that the roles are merged first
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:

@@ -209,8 +209,8 @@ def test_truncation_keeps_system_and_newest_question_and_drops_whole_exchanges(
 
 def test_a_newest_question_that_does_not_fit_is_refused_with_the_numbers(tokenizer: PieceTokenizer) -> None:
     message = Message(role="user", text="<image>" * 20, images=(PICTURE,) * 20)
-    with pytest.raises(DataError, match=r"newest question: takes \d+ tokens .* the context holds 200"):
-        encode_chat([message], tokenizer, "llama_3", max_tokens=200, tokens_per_image=4)
+    with pytest.raises(DataError, match=r"newest question: takes \d+ tokens .* the context holds 80"):
+        encode_chat([message], tokenizer, "llama_3", max_tokens=80, tokens_per_image=4)
 
 
 def test_expert_messages_become_one_user_message(tokenizer: PieceTokenizer) -> None:

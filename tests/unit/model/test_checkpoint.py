@@ -100,6 +100,13 @@ def test_converting_onto_itself_is_refused(saved: Path) -> None:
         convert(saved, saved, layout="flat")
 
 
+def test_converting_onto_something_else_is_refused(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="exists and is not a checkpoint"):
+        convert(saved, tmp_path, layout="flat")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_half_precision_is_kept_or_widened(loaded: Loaded, tmp_path: Path) -> None:
     """bfloat16 on disk loads as it is when asked, else as float32 with the same values."""
     half = fresh(loaded.config, loaded.tokenizer)

@@ -65,6 +65,16 @@ def test_training_is_repeatable() -> None:
     assert train_tiny(texts, vocab_size=300).files == train_tiny(texts, vocab_size=300).files
 
 
+def test_phrases_are_one_piece_each_and_survive_saving(tmp_path: Path) -> None:
+    phrase = "These are different MRI modalities.\n"
+    train_tiny(["Is there a tumor?"], vocab_size=300, phrases=[phrase]).save(tmp_path)
+    one = load_tokenizer(tmp_path)
+    ids, spans = one.backend.encode(f"é {phrase}Is there?")
+    assert ids.count(one.token_id(phrase) or -1) == 1
+    assert (2, 2 + len(phrase)) in spans
+    assert one.decode(ids) == f"é {phrase}Is there?"
+
+
 def test_only_the_first_piece_begins_with_the_begin_token(tokenizer: PieceTokenizer) -> None:
     ids = tokenizer.encode_with_images("<image>a<image>")
     assert ids == [tokenizer.bos_id, -200, *tokenizer.encode_with_images("a")[1:], -200]
