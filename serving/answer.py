@@ -16,17 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from serving.completion import Answered, ExpertEnded, completion
 from serving.inquiry import Inquiry, prepare
 from serving.lanes import Lane
 from serving.refusals import GoneError
 from serving.results import ResultStore
 from serving.studies import StudyStore
 from serving.tenants import Tenants
-from serving.wire import MODEL_NAME, ChatRequest, Usage
+from serving.wire import ChatRequest, Usage
 from vilam3.consultant import Consultant
 from vilam3.dialogue.drive import Bounds, Event, ExpertFinished, ReplyFinished, answer
 from vilam3.dialogue.loop import Transcript
-from vilam3.dialogue.record import NOTICE, expert_call, notes, with_notes
+from vilam3.dialogue.record import expert_call, notes
 from vilam3.errors import ArtifactError, VilaM3Error
 
 T = TypeVar("T")
@@ -35,46 +36,6 @@ GONE_EVERY_S = 0.1  # how often it is asked whether the caller has left
 
 log = logging.getLogger(__name__)
 Gone = Callable[[], Awaitable[bool]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertEnded:
-    """An expert call came to its end; `record` is what the answer will say about it."""
-
-    index: int
-    record: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """The whole answer.
-
-    Attributes:
-        answer_id: Handle of what is kept of it.
-        created: Unix time.
-        text: The last reply.
-        notes: What the reader must know besides.
-        finish_reason: OpenAI's.
-        expert_calls: One record a call.
-        usage: Tokens of all rounds.
-        provenance: What it was made with.
-        warnings: What the reader of the study noticed.
-    """
-
-    answer_id: str
-    created: int
-    text: str
-    notes: list[str]
-    finish_reason: str
-    expert_calls: list[dict[str, Any]]
-    usage: Usage
-    provenance: dict[str, Any]
-    warnings: list[str]
-
-    @property
-    def content(self) -> str:
-        """The text with its notes, for a reader who sees nothing else."""
-        return with_notes(self.text, self.notes)
 
 
 Progress = Event | ExpertEnded | Answered
@@ -290,35 +251,3 @@ class _Recorder:
         prompt = sum(reply.generation.prompt_tokens for reply in self._replies)
         completed = sum(reply.generation.completion_tokens for reply in self._replies)
         return Usage(prompt_tokens=prompt, completion_tokens=completed, total_tokens=prompt + completed)
-
-
-def completion(answered: Answered) -> dict[str, Any]:
-    """The answer as OpenAI's chat completion with our fields beside it."""
-    message = {
-        "role": "assistant",
-        "content": answered.content,
-        "refusal": None,
-        "expert_calls": answered.expert_calls,
-    }
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answered.finish_reason}
-    return {
-        "id": answered.answer_id,
-        "object": "chat.completion",
-        "created": answered.created,
-        "model": MODEL_NAME,
-        "choices": [choice],
-        "usage": answered.usage.model_dump(),
-        **beside(answered),
-    }
-
-
-def beside(answered: Answered) -> dict[str, Any]:
-    """Our own fields of an answer."""
-    return {
-        "answer": answered.text,
-        "expert_calls": answered.expert_calls,
-        "notes": answered.notes,
-        "warnings": answered.warnings,
-        "provenance": answered.provenance,
-        "notice": NOTICE,
-    }

@@ -11,7 +11,8 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 
 from serving import refusals, stream
-from serving.answer import Service, completion
+from serving.answer import Service
+from serving.completion import completion
 from serving.guard import BoundedBody, Watched
 from serving.studies import Upload
 from serving.wire import MODEL_NAME, ChatRequest, StudyInfo

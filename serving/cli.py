@@ -39,17 +39,20 @@ def register(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load, serve, and leave nothing of a patient behind."""
-    from serving.tenants import from_environment  # noqa: PLC0415 - keep --help instant
+    from serving.address import check_free  # noqa: PLC0415 - keep --help instant
+    from serving.tenants import from_environment  # noqa: PLC0415 - likewise
     from vilam3 import log  # noqa: PLC0415 - likewise
+    from vilam3.consultant import load, resolve  # noqa: PLC0415 - likewise
 
     tenants = from_environment(host=arguments.host)
+    check_free(arguments.host, arguments.port)
+    model = resolve(arguments.model)
     log.setup()
     with _status("loading the server"):
         from serving.answer import Service  # noqa: PLC0415 - likewise
         from serving.server import serve  # noqa: PLC0415 - likewise
-        from vilam3.consultant import load  # noqa: PLC0415 - likewise
     with _status("loading the model"):
-        consultant = load(arguments.model, experts=arguments.experts)
+        consultant = load(str(model), experts=arguments.experts)
     with _work(arguments.work) as work:
         service = Service.create(consultant, tenants=tenants, work=work)
         serve(service, host=arguments.host, port=arguments.port, on_ready=_say_ready)

@@ -135,11 +135,16 @@ def _read(message: ChatMessage, request: ChatRequest, *, tenant: str, studies: S
     text = re.sub(r"[ \t]{2,}", " ", _STUDY_IN_TEXT.sub("", text)).strip() if handles else text
     if len(handles) > 1 or (handles and inline):
         raise DataError("messages: one message names several studies; ask about one study at a time")
+    study = None
     if handles:
-        return text, with_modality(studies.get(tenant, handles[0]), request.modality, question=text)
-    if inline:
-        return text, _decode(inline, request, text)
-    return text, None
+        study = with_modality(studies.get(tenant, handles[0]), request.modality, question=text)
+    elif inline:
+        study = _decode(inline, request, text)
+    if study is not None and len(study.volumes) <= 1 and text.count(IMAGE_TOKEN) > 1:
+        raise DataError(
+            f"messages: {IMAGE_TOKEN} stands more than once in the text, for one image; write it once or not"
+        )
+    return text, study
 
 
 def _decode(urls: Sequence[str], request: ChatRequest, question: str) -> Study:

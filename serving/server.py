@@ -17,8 +17,10 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from serving.answer import Service, completion
+from serving.address import check_free
+from serving.answer import Service
 from serving.app import install
+from serving.completion import completion
 from serving.wire import MODEL_NAME, ChatRequest, Instances
 from vilam3.errors import UserError
 
@@ -109,7 +111,7 @@ def serve(service: Service, *, host: str, port: int, on_ready: Callable[[str], N
     Raises:
         UserError: the port is taken.
     """
-    _check_free(host, port)
+    check_free(host, port)
     _quieten()
     install(app, service)
     threading.Thread(target=_announce, args=(host, port, on_ready), daemon=True).start()
@@ -126,17 +128,6 @@ def _announce(host: str, port: int, on_ready: Callable[[str], None]) -> None:
             on_ready(f"http://{host}:{port}")
             return
         time.sleep(READY_POLL_S)
-
-
-def _check_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise UserError(
-                f"--port {port}: {host}:{port} cannot be bound ({error.strerror}); choose another"
-            ) from error
 
 
 def _quieten() -> None:

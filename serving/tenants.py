@@ -5,11 +5,11 @@ is one tenant, and the server listens on loopback only.
 """
 
 import hashlib
-import ipaddress
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from serving.address import is_loopback
 from serving.refusals import UnauthorizedError
 from vilam3.errors import UserError
 
@@ -66,16 +66,6 @@ def from_environment(environment: Mapping[str, str] = os.environ, *, host: str) 
             "one key a line, or use --host 127.0.0.1"
         )
     return Tenants()
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _read(path: Path) -> list[str]:

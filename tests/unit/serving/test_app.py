@@ -189,6 +189,9 @@ def test_bad_references_are_refused(client: TestClient, png: bytes) -> None:
     refused(ask("study://study-unknown"), 404, "upload it again")
     refused(ask(data_url(png), data_url(png)), 400, "one at a time")
     refused(ask(data_url(png), slice_index=7), 400, "slice 7")
+    refused(
+        client.post("/v1/chat/completions", json=asked("<image> and <image>", data_url(png))), 400, "more than once"
+    )
     refused(ask(data_url(png), model="gpt-4o"), 404, "gpt-4o")
     refused(client.post("/v1/chat/completions", content=b"{", headers={"content-type": "application/json"}), 400)
     refused(client.post("/v1/studies", content=b"abc"), 400, "multipart")

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.answer import Answered, ExpertEnded, Progress
+from serving.address import is_loopback
+from serving.answer import Progress
+from serving.completion import Answered, ExpertEnded
 from serving.lanes import Lane
 from serving.refusals import BusyError, UnauthorizedError
 from serving.stream import HELD_CHARACTERS, Writer
 from serving.studies import StudyStore, Upload
-from serving.tenants import Tenants, from_environment, is_loopback
+from serving.tenants import Tenants, from_environment
 from serving.wire import Usage
 from vilam3.dialogue.drive import ExpertStarted, ReplyFinished, TextPiece
 from vilam3.dialogue.messages import Generation
