@@ -7,33 +7,35 @@ held against the champion it replaced.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from vilam3.evaluate.gate import GateDecision, decide
 from vilam3.evaluate.results import Comparison, Provenance
 from vilam3.settings import GateSettings
-from vilam3.tracking import Alias, Version
 from vilam3.train.record import Checkpoint, weights_digest
+
+if TYPE_CHECKING:
+    from vilam3.tracking import Version  # mlflow takes seconds to import, and a report needs only what was decided
 
 EVALUATED_ON = "evaluated_on"  # tag: digest of the questions and studies behind the version's numbers
 
-Measure = Callable[[Version], Mapping[str, float]]  # numbers of a version on the questions at hand
+Measure = Callable[["Version"], Mapping[str, float]]  # numbers of a version on the questions at hand
 
 
 class Register(Protocol):
     """The part of a tracking store that releasing uses."""
 
-    def register(self, checkpoint: Checkpoint) -> Version:
+    def register(self, checkpoint: Checkpoint) -> "Version":
         """Make a checkpoint a version and the challenger, once."""
         ...
 
-    def promote(self, number: int, *, expected_champion: int | None) -> Version:
+    def promote(self, number: int, *, expected_champion: int | None) -> "Version":
         """Make a version the champion, if the champion still is the expected one."""
         ...
 
-    def by_alias(self, alias: Alias) -> Version | None:
+    def by_alias(self, alias: Literal["champion", "challenger", "rollback"]) -> "Version | None":
         """The version an alias points to."""
         ...
 
@@ -114,7 +116,7 @@ def candidate_of(checkpoint: Path, *, source: str, step: int, comparison: Compar
     )
 
 
-def _numbers(rival: Version, provenance: Provenance, measure: Measure) -> Mapping[str, float]:
+def _numbers(rival: "Version", provenance: Provenance, measure: Measure) -> Mapping[str, float]:
     if rival.tags.get(EVALUATED_ON) != provenance.corpus:
         return measure(rival)
     return {name: float(value) for name, value in rival.tags.items() if name.startswith("accuracy.")}

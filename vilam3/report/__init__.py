@@ -1,0 +1,1 @@
+"""What a run came to, for people: one self-contained page, one JSON summary, one table; measures nothing itself."""

@@ -1,0 +1,155 @@
+"""The run in one JSON object and one table; everything in it but times and memory follows from recipe and seed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from vilam3.evaluate.release import Release
+from vilam3.evaluate.results import Comparison, Estimate
+from vilam3.progress import format_seconds
+from vilam3.recipe import Recipe
+from vilam3.train.record import StageResult
+
+FORMAT = "vilam3.summary/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """Everything a report is made of.
+
+    Attributes:
+        recipe: Of the run.
+        stages: Training stages that led to the model, first one first.
+        experts: Validation figures of the small experts, by name.
+        comparison: Of the model without and with experts.
+        release: What became of it.
+        examples: Folder of conversations, see `vilam3.evaluate.examples`.
+    """
+
+    recipe: Recipe
+    stages: Sequence[StageResult]
+    experts: Mapping[str, Mapping[str, float]]
+    comparison: Comparison
+    release: Release
+    examples: Path
+
+
+def summarise(findings: Findings) -> dict[str, Any]:
+    """The summary, but for what only the whole run knows: its time and memory."""
+    comparison, release = findings.comparison, findings.release
+    return {
+        "format": FORMAT,
+        "recipe": findings.recipe.name,
+        "recipe_digest": findings.recipe.digest,
+        "seed": findings.recipe.seed,
+        "accuracy_without_experts": comparison.accuracy_without_experts,
+        "accuracy_without_experts_ci95": list(comparison.accuracy_without_experts_ci95),
+        "accuracy_with_experts": comparison.accuracy_with_experts,
+        "accuracy_with_experts_ci95": list(comparison.accuracy_with_experts_ci95),
+        "gain": comparison.gain,
+        "gain_ci95": list(comparison.gain_ci95),
+        "expert_selection_accuracy": comparison.expert_selection_accuracy,
+        "questions": comparison.questions,
+        "patients": comparison.patients,
+        "tasks": [row.model_dump(mode="json") for row in comparison.tasks],
+        "stages": [_stage(stage) for stage in findings.stages],
+        "experts": {name: dict(figures) for name, figures in findings.experts.items()},
+        "model": release.model,
+        "model_version": release.version,
+        "model_alias": release.alias,
+        "gate": release.gate.model_dump(mode="json"),
+        "provenance": comparison.provenance.model_dump(mode="json"),
+    }
+
+
+def table(summary: Mapping[str, Any]) -> list[Table]:
+    """The closing tables: accuracy by task, time by stage, and what became of the model."""
+    return [_accuracy_table(summary), _stage_table(summary), _outcome_table(summary)]
+
+
+def _stage(stage: StageResult) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "seconds": stage.seconds,
+        "final_loss": round(stage.final_loss, 6),
+        "steps": stage.steps,
+        "samples": stage.samples,
+    }
+
+
+def _accuracy_table(summary: Mapping[str, Any]) -> Table:
+    shown = Table(title="Accuracy on held-out patients, 95 % bootstrap intervals by patient")
+    for heading, justify in (
+        ("task", "left"),
+        ("questions", "right"),
+        ("most frequent answer", "right"),
+        ("without experts", "right"),
+        ("with experts", "right"),
+        ("gain", "right"),
+    ):
+        shown.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich names its literals nowhere
+    for row in summary["tasks"]:
+        shown.add_row(
+            row["task"],
+            str(row["questions"]),
+            percent(row["majority"]),
+            *(interval(_estimate(row[key])) for key in ("without_experts", "with_experts")),
+            interval(_estimate(row["gain"]), unit=" pp"),
+        )
+    shown.add_section()
+    shown.add_row(
+        "questions that need an expert",
+        str(summary["questions"]),
+        "",
+        *(interval(_figure(summary, key)) for key in ("accuracy_without_experts", "accuracy_with_experts")),
+        interval(_figure(summary, "gain"), unit=" pp"),
+        style="bold",
+    )
+    return shown
+
+
+def _stage_table(summary: Mapping[str, Any]) -> Table:
+    shown = Table(title="Training")
+    for heading in ("stage", "steps", "final loss", "time"):
+        shown.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage in summary["stages"]:
+        shown.add_row(
+            stage["name"], str(stage["steps"]), f"{stage['final_loss']:.4f}", format_seconds(stage["seconds"])
+        )
+    return shown
+
+
+def _outcome_table(summary: Mapping[str, Any]) -> Table:
+    shown = Table(title="Outcome", show_header=False)
+    gate = summary["gate"]
+    shown.add_row("expert selection", percent(summary["expert_selection_accuracy"]))
+    shown.add_row("model version", f"{summary['model']} {summary['model_version']} ({summary['model_alias']})")
+    shown.add_row("gate", "passed" if gate["passed"] else "refused: " + "; ".join(gate["reasons"]))
+    if "seconds_total" in summary:
+        shown.add_row("time, this run", format_seconds(summary["seconds_total"]))
+        shown.add_row("peak memory", f"{summary['peak_rss_mb']:.0f} MB")
+    return shown
+
+
+def percent(value: float | None) -> str:
+    """``93.4 %``, or a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def interval(estimate: Estimate | None, *, unit: str = " %") -> str:
+    """``93.4 % (90.1 to 96.2)``, or a dash where there is none."""
+    if estimate is None:
+        return "-"
+    return f"{100 * estimate.value:.1f}{unit} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def _estimate(raw: Mapping[str, float] | None) -> Estimate | None:
+    return None if raw is None else Estimate.model_validate(raw)
+
+
+def _figure(summary: Mapping[str, Any], key: str) -> Estimate:
+    low, high = summary[f"{key}_ci95"]
+    return Estimate(value=summary[key], low=low, high=high)
