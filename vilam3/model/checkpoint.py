@@ -22,7 +22,8 @@ from vilam3.errors import CheckpointError
 from vilam3.model import shards
 from vilam3.model.chat import Template
 from vilam3.model.chat import template as template_named
-from vilam3.model.config import VilaConfig, parse_config
+from vilam3.model.config import VilaConfig
+from vilam3.model.config_files import parse_config
 from vilam3.model.digests import verify_digests, write_digests
 from vilam3.model.images import preprocessor_json
 from vilam3.model.tokenizer import PieceTokenizer, load_tokenizer

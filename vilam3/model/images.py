@@ -25,7 +25,7 @@ def pixels_NCHW(images: Sequence[Image.Image], config: VilaConfig) -> Tensor | N
     return torch.from_numpy(np.stack([_pixels_CHW(image, config.vision.image_size) for image in images]))
 
 
-def _pixels_CHW(image: Image.Image, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:  # noqa: N802
+def _pixels_CHW(image: Image.Image, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:  # noqa: N802 - likewise
     square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     # The processor multiplies in float64 and rounds once; float32 throughout would differ in the last bit.
     unit_HWC = (np.asarray(square, dtype=np.float64) * (1 / 255)).astype(np.float32)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vilam3.errors import CheckpointError
-from vilam3.model.checkpoint import Loaded, convert, fresh, layout_of, load, read_config, save
+from vilam3.model.checkpoint import Loaded, convert, empty, fresh, layout_of, load, read_config, save
 from vilam3.model.config import VilaConfig
 from vilam3.model.inspect import inspect
 from vilam3.model.tokenizer import PieceTokenizer
@@ -413,3 +413,11 @@ def test_presets_have_the_published_sizes() -> None:
     assert (tiny.vision.grid, tiny.tokens_per_image) == (9, 25)
     with pytest.raises(CheckpointError, match="'40b': unknown; use one of tiny, 3b, 8b, 13b"):
         VilaConfig.preset("40b")  # type: ignore[arg-type]  # that is the point
+
+
+def test_parameter_counts_are_those_of_the_published_files() -> None:
+    """The 8B language model with its extra [PAD] row, and SigLIP with the head that is stored but not used."""
+    model = empty(VilaConfig.preset("8b"))
+    assert sum(parameter.numel() for parameter in model.vision_tower.parameters()) == 428_225_600
+    assert sum(parameter.numel() for parameter in model.llm.parameters()) == 8_030_261_248 + 2 * 4096
+    assert 2 * sum(parameter.numel() for parameter in model.mm_projector.parameters()) == 71_337_984
