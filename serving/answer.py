@@ -201,8 +201,8 @@ class Running:
     def _keep(self, answered: Answered) -> None:
         try:
             self._service.results.keep_answer(self.answer_id, completion(answered))
-        except ArtifactError:
-            log.error("answer not kept")  # noqa: TRY400 - the message names paths of no interest; the answer is given
+        except (ArtifactError, OSError) as error:
+            log.warning("answer not kept: %s", type(error).__name__)  # it is given all the same
 
 
 class _Recorder:

@@ -3,7 +3,9 @@
 import gzip
 import io
 import json
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -13,6 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from serving.answer import Service
+from serving.lanes import Lane
 from serving.tenants import Tenants
 from tests.unit.serving.calls import Reply, asked, data_url, refused, streamed, uploaded
 from tests.unit.serving.fakes import CARDS, RuleEngine, SlowExperts
@@ -228,6 +231,33 @@ def test_bodies_are_bounded(client: TestClient, monkeypatch: pytest.MonkeyPatch)
 
     headers = {"content-type": "application/json"}  # without a length, so that only counting helps
     refused(client.post("/v1/chat/completions", content=pieces(), headers=headers), 413)
+
+
+def test_a_disk_that_cannot_be_written_costs_the_pictures_not_the_answer(
+    client: TestClient, service: Service, tmp_path: Path, png: bytes
+) -> None:
+    service.results._root = tmp_path / "occupied"
+    service.results._root.write_text("a file where a directory should be")
+    body = client.post("/v1/chat/completions", json=asked("tumor?", data_url(png))).json()
+    assert body["answer"] == "yes"
+    assert "could not be stored" in body["notes"][0]
+    assert body["expert_calls"][0]["overlay_url"] is None
+
+
+def test_beyond_the_queue_callers_are_told_when_to_come_back(client: TestClient, service: Service) -> None:
+    service.dialogues, release = Lane("answers", workers=1, waiting=0), threading.Event()
+    blocking = service.dialogues.submit(release.wait)
+    response = client.post("/v1/chat/completions", json=asked("hello"))
+    error = refused(response, 429, "try again later")
+    assert (error["type"], int(response.headers["retry-after"]) >= 1) == ("rate_limit_error", True)
+    release.set()
+    blocking.result(5)
+    assert client.post("/v1/chat/completions", json=asked("hello")).status_code == 200
+
+
+def test_the_interface_describes_itself(client: TestClient) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/v1/chat/completions", "/v1/studies", "/v1/results/{answer_id}/masks/{number}.nii.gz"} <= set(paths)
 
 
 def test_a_fault_of_ours_shows_no_trace(
