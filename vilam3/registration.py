@@ -10,7 +10,7 @@ from vilam3.errors import DataError, GateError, NotFoundError
 from vilam3.evaluate.gate import GateDecision
 from vilam3.evaluate.results import Comparison
 from vilam3.model.digests import verify_digests
-from vilam3.train.record import Checkpoint, read_stage
+from vilam3.train.record import MODELS, Checkpoint, final_loss, read_stage, weights_digest
 
 if TYPE_CHECKING:  # mlflow takes seconds to import
     from vilam3.tracking import Tracking, Version
@@ -20,38 +20,41 @@ TOLERANCE = 1e-9
 
 
 def register_checkpoint(tracking: "Tracking", checkpoint: Path, *, comparison: Comparison | None = None) -> "Version":
-    """Make a finished stage a version and the challenger; the same weights again give the same version.
+    """Make a checkpoint a version and the challenger; the same weights again give the same version.
 
     Args:
         tracking: The store.
-        checkpoint: Output of a training stage; its weights stay where they are.
+        checkpoint: Output of a training stage, or one of the earlier checkpoints kept in it; its weights stay there.
         comparison: Of these weights; its numbers go with the version.
 
     Raises:
         CheckpointError: the folder is no finished stage, or its weights are not as they were written.
         DataError: the comparison is of other weights.
     """
-    stage = read_stage(checkpoint)
+    is_kept = checkpoint.absolute().parent.name == MODELS
+    stage = read_stage(checkpoint.absolute().parent.parent if is_kept else checkpoint)
+    step = int(checkpoint.name.removeprefix("step-")) if is_kept else stage.steps
     verify_digests(checkpoint)
-    if comparison is not None and comparison.provenance.weights != stage.weights_digest:
+    digest = weights_digest(checkpoint)
+    if comparison is not None and comparison.provenance.weights != digest:
         raise DataError(
-            f"comparison: is of weights {comparison.provenance.weights[:12]}, but {checkpoint} holds "
-            f"{stage.weights_digest[:12]}; evaluate this checkpoint"
+            f"comparison: is of weights {comparison.provenance.weights[:12]}, but {checkpoint} holds {digest[:12]}; "
+            "evaluate this checkpoint"
         )
     numbers = {} if comparison is None else comparison.numbers()
     return tracking.register(
         Checkpoint(
-            name=f"{stage.recipe}-{stage.name}",
-            step=stage.steps,
+            name=f"{stage.recipe}-{stage.name}-{step}",
+            step=step,
             source=checkpoint.absolute().as_uri(),
-            digest=stage.weights_digest,
+            digest=digest,
             tags={
                 "recipe": stage.recipe,
                 "stage": stage.name,
                 "inputs_digest": stage.inputs_digest,
                 "dataset_digest": stage.inputs["corpus"],
             },
-            metrics={**numbers, "loss": stage.final_loss},
+            metrics={**numbers, "loss": final_loss(stage.losses[:step])},
         )
     )
 

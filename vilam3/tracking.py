@@ -37,7 +37,7 @@ KEY = "vilam3_key"  # makes a run findable by what went into it
 DIGEST = "weights_digest"
 BATCH = 1000  # most metrics MLflow takes at once
 NEXT_STEP = "next_step"
-NUMBER = "number."  # prefix of a version's tags that hold what was measured
+MEASURED = "measured"  # names of the version's tags that are numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Version:
     @property
     def numbers(self) -> dict[str, float]:
         """What was measured on it when it was registered."""
-        return {name.removeprefix(NUMBER): float(value) for name, value in self.tags.items() if name.startswith(NUMBER)}
+        return {name: float(self.tags[name]) for name in self.tags.get(MEASURED, "").split(",") if name}
 
     def to_json(self) -> dict[str, Any]:
         """For a command line's output."""
@@ -172,8 +172,9 @@ class Tracking:
             self._ensure_registered_model()
             found = next((one for one in self.versions() if one.digest == checkpoint.digest), None)
             number = found.number if found else self._create_version(checkpoint)
-            for label, value in checkpoint.metrics.items():
-                self._client.set_model_version_tag(self._model, str(number), f"{NUMBER}{label}", repr(value))
+            measured = {name: repr(float(value)) for name, value in checkpoint.metrics.items()}
+            for label, value in {**checkpoint.tags, **measured, MEASURED: ",".join(sorted(measured))}.items():
+                self._client.set_model_version_tag(self._model, str(number), label, value)
             if found is None or "champion" not in found.aliases:
                 self._client.set_registered_model_alias(self._model, "challenger", str(number))
             return self.version(number)

@@ -39,7 +39,7 @@ from vilam3.train.record import (
 from vilam3.train.runlog import RunLog
 from vilam3.train.sources import inputs_of, make_feed, starting_network
 from vilam3.train.state import Learner, Position
-from vilam3.train.step import freeze, make_optimizer, make_scheduler, train_step
+from vilam3.train.step import checkpoint_activations, freeze, make_optimizer, make_scheduler, train_step
 
 OnProgress = Callable[[int, int, float, float], None]  # step, steps, loss, seconds left
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -142,7 +142,7 @@ def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Pat
     model = loaded.model.train()
     freeze(model, trainable=settings.trainable)
     if settings.gradient_checkpointing:
-        model.llm.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(model)
     optimizer = make_optimizer(model, settings)
     scheduler = make_scheduler(optimizer, settings, steps=settings.planned_steps(feed.sizes))
     return _Job(

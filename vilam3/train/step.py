@@ -54,6 +54,11 @@ def freeze(model: Vila, *, trainable: Iterable[Part]) -> None:
         getattr(model, part).requires_grad_(part in kept)
 
 
+def checkpoint_activations(model: Vila) -> None:
+    """Keep only each layer's input in memory and compute the rest again in the backward pass."""
+    model.llm.activation_checkpointing_enable({"use_reentrant": False})
+
+
 def make_optimizer(model: nn.Module, stage: Stage) -> torch.optim.AdamW:
     """AdamW over what may learn; vectors (norms and biases) do not decay, as in the published training."""
     learning = [weight for weight in model.parameters() if weight.requires_grad]

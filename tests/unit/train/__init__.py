@@ -1,0 +1,1 @@
+"""Training: the step, the batches, the states and the local launcher."""
