@@ -51,6 +51,13 @@ class Workplace:
     runs: Path
     report: Progress
 
+    @contextlib.contextmanager
+    def reporting(self, part: str) -> Iterator[Progress]:
+        """Progress of a part of the step that has a name of its own."""
+        with reporting(part, file=self.folder / PROGRESS) as report:
+            report(0, 1)
+            yield report
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:

@@ -3,6 +3,7 @@
 The choice is made on the validation patients, the figures on the test patients.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from vilam3 import consultant
 from vilam3.artifacts import whole_directory
+from vilam3.errors import NotFoundError
 from vilam3.evaluate.examples import write_examples
 from vilam3.evaluate.results import Comparison, Evaluation, compare
 from vilam3.evaluate.run import Examination, OnProgress, examination, examine, is_request, provenance_of
@@ -81,8 +83,7 @@ def assess(
     scores = {} if validation is None else _scores(candidates, validation, experts, tracking, tell)
     best = max(candidates, key=lambda one: (scores.get(one.name, 0.0), one == checkpoint, one.name))
     comparison = _measure(best, test, experts, out, tell)
-    if tracking is not None:
-        tracking.log_evaluation(weights_digest(best), comparison.numbers())
+    _log(tracking, best, comparison.numbers())
     return Assessment(best=best, validation=scores, comparison=comparison)
 
 
@@ -102,9 +103,14 @@ def _scores(
     for candidate in candidates:
         found = _ask(candidate, validation, experts, tell(), with_experts=True)
         scores[candidate.name] = _accuracy(found)
-        if tracking is not None:
-            tracking.log_evaluation(weights_digest(candidate), {VALIDATION_ACCURACY: scores[candidate.name]})
+        _log(tracking, candidate, {VALIDATION_ACCURACY: scores[candidate.name]})
     return scores
+
+
+def _log(tracking: Logs | None, checkpoint: Path, numbers: Mapping[str, float]) -> None:
+    if tracking is not None:
+        with contextlib.suppress(NotFoundError):  # weights that were trained elsewhere are no logged model here
+            tracking.log_evaluation(weights_digest(checkpoint), numbers)
 
 
 def _measure(best: Path, test: Examination, experts: Path, out: Path, tell: Callable[[], OnProgress]) -> Comparison:

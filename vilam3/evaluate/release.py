@@ -98,17 +98,18 @@ def release(
     )
 
 
-def candidate_of(checkpoint: Path, *, source: str, step: int, comparison: Comparison) -> Checkpoint:
+def candidate_of(checkpoint: Path, *, name: str, source: str, step: int, comparison: Comparison) -> Checkpoint:
     """The challenger as the tracking store should know it.
 
     Args:
         checkpoint: Its directory here.
+        name: Recipe and stage, readable.
         source: URI under which it stays.
         step: Optimizer step of the last stage.
         comparison: Its evaluation.
     """
     return Checkpoint(
-        name=checkpoint.name,
+        name=name,
         step=step,
         source=source,
         digest=weights_digest(checkpoint),
@@ -119,4 +120,4 @@ def candidate_of(checkpoint: Path, *, source: str, step: int, comparison: Compar
 def _numbers(rival: "Version", provenance: Provenance, measure: Measure) -> Mapping[str, float]:
     if rival.tags.get(EVALUATED_ON) != provenance.corpus:
         return measure(rival)
-    return {name: float(value) for name, value in rival.tags.items() if name.startswith("accuracy.")}
+    return rival.numbers

@@ -1,0 +1,34 @@
+"""Step: train one stage."""
+
+from typing import Optional
+
+from kfp import dsl
+
+from components.step import step
+
+
+@step
+def train_stage(
+    recipe: str,
+    stage: str,
+    corpus: dsl.Input[dsl.Dataset],
+    checkpoint: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    base: Optional[dsl.Input[dsl.Model]] = None,  # noqa: UP045 - KFP reads an optional artifact in this spelling only
+) -> None:
+    """Train a stage of the recipe from `base`, or from nothing; a stage that was killed goes on."""
+    from pathlib import Path
+
+    from vilam3 import steps
+    from vilam3.recipe import parse_resolved
+
+    result = steps.train_stage(
+        parse_resolved(recipe),
+        stage=stage,
+        corpus=Path(corpus.path),
+        base=Path(base.path) if base else None,
+        checkpoint=Path(checkpoint.path),
+    )
+    metrics.log_metric("final_loss", result.final_loss)
+    metrics.log_metric("seconds", result.seconds)
+    checkpoint.metadata.update(stage=stage, weights_digest=result.weights_digest)

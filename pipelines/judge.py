@@ -1,0 +1,29 @@
+"""The part both pipelines end with: measure, release through the gate, report."""
+
+from kfp.dsl import PipelineTask
+from kfp.dsl.pipeline_channel import PipelineChannel
+
+from components.evaluate import evaluate
+from components.release import release
+from components.report import report
+from pipelines.place import Place
+
+
+def judge(
+    recipe: str,
+    *,
+    corpus: PipelineChannel,
+    experts: PipelineChannel,
+    checkpoint: PipelineChannel,
+    place: Place,
+) -> PipelineTask:
+    """Measure a trained stage, register it, let the gate decide, and write the report.
+
+    Returns:
+        The report's task.
+    """
+    measured = place.heavy(evaluate(recipe=recipe, corpus=corpus, experts=experts, checkpoint=checkpoint))
+    found = {"model": measured.outputs["model"], "evaluation": measured.outputs["evaluation"], "experts": experts}
+    # The registry and its champion are outside what a cache key knows, so this step always runs.
+    released = place.heavy(release(recipe=recipe, corpus=corpus, **found)).set_caching_options(enable_caching=False)
+    return place.light(report(recipe=recipe, released=released.outputs["Output"], **found))

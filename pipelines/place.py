@@ -1,0 +1,64 @@
+"""Where a step runs: resources, tolerations, image and retries, from the recipe; on this machine none of it applies."""
+
+from dataclasses import dataclass
+
+from kfp import kubernetes
+from kfp.dsl import PipelineTask
+
+from vilam3.settings import ResourceSettings
+
+INSTALLATION = "vilam3"  # ConfigMap of an installation, with the endpoints its steps need
+ENDPOINTS = {"mlflow_tracking_uri": "MLFLOW_TRACKING_URI"}
+RUNS = "/tmp/vilam3"  # noqa: S108 - a volume of the pod's own, the only place to write on a read-only root
+LIGHT_CPU, LIGHT_MEMORY = "1", "4Gi"
+NUM_RETRIES = 3
+WINDOW = "604800s"  # KFP counts the wall clock since the first attempt, waiting for a node included: a week
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the steps of a pipeline run.
+
+    Attributes:
+        resources: Of steps that compute, as the recipe says; None on this machine.
+        image: Replaces the steps' image, such as a reference by digest; empty keeps it.
+    """
+
+    resources: ResourceSettings | None = None
+    image: str = ""
+
+    def light(self, task: PipelineTask) -> PipelineTask:
+        """A step that computes little."""
+        if self.resources is None:
+            return task
+        task.set_cpu_request(LIGHT_CPU).set_cpu_limit(LIGHT_CPU)
+        task.set_memory_request(LIGHT_MEMORY).set_memory_limit(LIGHT_MEMORY)
+        return self._settle(task)
+
+    def heavy(self, task: PipelineTask) -> PipelineTask:
+        """A step that trains, fits or evaluates: with the recipe's accelerators, on the nodes it names."""
+        if self.resources is None:
+            return task
+        wanted = self.resources
+        task.set_cpu_request(wanted.cpu).set_cpu_limit(wanted.cpu)
+        task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory)
+        if wanted.gpus:
+            task.set_accelerator_type(wanted.accelerator).set_accelerator_limit(wanted.gpus)
+            kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")  # noqa: S108 - shared memory between the processes of one pod
+        for one in wanted.tolerations:
+            kubernetes.add_toleration(
+                task, key=one.key, operator=one.operator, value=one.value, effect=one.effect or None
+            )
+        for label, value in wanted.node_selector.items():
+            kubernetes.add_node_selector(task, label_key=label, label_value=value)
+        return self._settle(task)
+
+    def _settle(self, task: PipelineTask) -> PipelineTask:
+        if self.image:
+            task.set_container_image(self.image)
+        task.set_env_variable("VILAM3_RUNS", RUNS)
+        kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path="/tmp")  # noqa: S108 - see RUNS
+        kubernetes.use_config_map_as_env(task, config_map_name=INSTALLATION, config_map_key_to_env=ENDPOINTS)
+        return task.set_retry(
+            num_retries=NUM_RETRIES, backoff_duration="60s", backoff_factor=2, backoff_max_duration=WINDOW
+        )

@@ -1,0 +1,35 @@
+"""Expert-guided tuning alone: stage 4 again on a corpus and with experts that exist."""
+
+from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
+
+from components.train_stage import train_stage
+from pipelines.judge import judge
+from pipelines.place import Place
+from vilam3.recipe import Recipe
+
+NAME = "vilam3-retrain"
+STAGE = "stage4_expert"
+
+
+def retrain(resolved: Recipe, *, place: Place) -> BaseComponent:
+    """The pipeline of a recipe that has a stage 4; its resources are fixed when this is compiled."""
+    resolved.stage(STAGE)
+
+    @dsl.pipeline(name=NAME)
+    def pipeline(base_checkpoint: str, corpus: str, experts: str, recipe: str = resolved.resolved_json()) -> None:
+        """Tune a stage-3 checkpoint of VILA-M3 with its experts, measure it, and release it through the gate.
+
+        Args:
+            base_checkpoint: URI of the stage-3 checkpoint, in the published three-folder layout.
+            corpus: URI of a prepared corpus.
+            experts: URI of a directory of expert bundles.
+            recipe: Resolved recipe, one JSON text. Its resources are those this was compiled with.
+        """
+        base = dsl.importer(artifact_uri=base_checkpoint, artifact_class=dsl.Model).output
+        data = dsl.importer(artifact_uri=corpus, artifact_class=dsl.Dataset).output
+        bundles = dsl.importer(artifact_uri=experts, artifact_class=dsl.Model).output
+        trained = place.heavy(train_stage(recipe=recipe, stage=STAGE, corpus=data, base=base)).set_display_name(STAGE)
+        judge(recipe, corpus=data, experts=bundles, checkpoint=trained.outputs["checkpoint"], place=place)
+
+    return pipeline

@@ -1,0 +1,225 @@
+"""What each step of a pipeline does, given a recipe and paths; the place of every wire between the parts. Knows no KFP.
+
+A step may be killed and run again: it takes up what it had begun (see `vilam3.workplace`) and comes to the same result.
+"""
+
+# ruff: noqa: PLC0415 - each step is a process of its own and imports only what it needs
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from vilam3.artifacts import write_json
+from vilam3.errors import CheckpointError, RecipeError
+from vilam3.recipe import Recipe
+from vilam3.train.record import MODELS, StageResult, digest_of
+from vilam3.workplace import hand_over, lineage, working
+
+if TYPE_CHECKING:
+    from vilam3.evaluate.assess import Assessment
+    from vilam3.evaluate.release import Release
+    from vilam3.tracking import Tracking, Version
+
+EXPERT_FIGURES = "fitting.json"  # in the experts' directory: what fitting measured
+
+
+def prepare(recipe: Recipe, *, corpus: Path) -> dict[str, Any]:
+    """Draw the phantoms of the recipe.
+
+    Returns:
+        The manifest of the corpus.
+
+    Raises:
+        RecipeError: the recipe describes no corpus.
+    """
+    from vilam3.corpus.build import build_corpus
+
+    with working("prepare", recipe) as place:
+        if recipe.corpus is None:
+            raise RecipeError(f"recipe {recipe.name}: has no [corpus] section; add one, or give a corpus of your own")
+        return build_corpus(
+            recipe.corpus,
+            corpus,
+            seed=recipe.seed,
+            dialect=recipe.model.dialect,
+            on_progress=place.report,
+        )
+
+
+def fit_experts(recipe: Recipe, *, corpus: Path, experts: Path) -> dict[str, float]:
+    """Fit the small experts; one that was finished before a kill is not fitted again.
+
+    Returns:
+        What fitting measured, as ``<expert>.<figure>``.
+    """
+    from vilam3.artifacts import sha256_tree
+    from vilam3.experts.fitting import ExpertName, fit_expert
+
+    steps: dict[ExpertName, int] = {
+        "vista3d": recipe.experts.vista3d_steps,
+        "brats": recipe.experts.brats_steps,
+        "cxr": recipe.experts.cxr_steps,
+    }
+    with working("experts", recipe) as place:
+        inputs = digest_of({"material": sha256_tree(corpus / "experts"), "steps": steps, "seed": recipe.seed})
+        begun = place.folder / "experts" / inputs[:12]
+        figures: dict[str, dict[str, float]] = {}
+        for name, num_steps in steps.items():
+            record = begun / f"{name}.json"
+            if not record.is_file():
+                with place.reporting(f"expert {name}") as report:
+                    found = fit_expert(name, corpus, begun, steps=num_steps, seed=recipe.seed, on_progress=report)
+                write_json(record, found)
+            figures[name] = json.loads(record.read_text(encoding="utf-8"))
+        write_json(begun / EXPERT_FIGURES, figures)
+        hand_over(begun, experts)
+    return {f"{name}.{figure}": value for name, found in figures.items() for figure, value in found.items()}
+
+
+def train_stage(recipe: Recipe, *, stage: str, corpus: Path, base: Path | None, checkpoint: Path) -> StageResult:
+    """Train one stage, or go on with it."""
+    from vilam3.train import local
+
+    with working(stage, recipe) as place:
+        out = place.folder / "stages" / stage
+        result = local.run(
+            recipe,
+            stage=stage,
+            corpus=corpus,
+            base=base,
+            out=out,
+            tracking=_tracking(recipe, place.runs),
+            on_progress=place.report,
+        )
+        hand_over(out, checkpoint, base=base)
+    return result
+
+
+def evaluate(
+    recipe: Recipe, *, checkpoint: Path, corpus: Path, experts: Path, model: Path, evaluation: Path
+) -> "Assessment":
+    """Choose the best checkpoint of a stage, measure it without and with experts, and hand it over as `model`."""
+    from vilam3.evaluate.assess import assess
+
+    with working("evaluate", recipe) as place:
+        found = assess(
+            recipe,
+            checkpoint=checkpoint,
+            corpus=corpus,
+            experts=experts,
+            out=evaluation,
+            tracking=_tracking(recipe, place.runs),
+            on_progress=place.report,
+        )
+        hand_over(found.best, model, base=checkpoint, without=MODELS)
+    return found
+
+
+def release(
+    recipe: Recipe, *, model: Path, source: str, evaluation: Path, corpus: Path, experts: Path
+) -> "Release":
+    """Register the model, let the gate decide, and promote it or leave it the challenger.
+
+    Args:
+        recipe: Floors, margin and names.
+        model: The checkpoint.
+        source: Where its weights stay, path or URI.
+        evaluation: Of the model.
+        corpus: For measuring a champion whose numbers are from other questions.
+        experts: Likewise.
+    """
+    from vilam3.evaluate import assess
+    from vilam3.evaluate.release import candidate_of
+    from vilam3.evaluate.release import release as decide_and_promote
+    from vilam3.evaluate.results import Comparison
+
+    with working("release", recipe) as place:
+        comparison = Comparison.read(evaluation / assess.COMPARISON)
+        stages = lineage(model)
+        candidate = candidate_of(
+            model,
+            name=f"{recipe.name}-{stages[-1].name}" if stages else recipe.name,
+            source=source if urlsplit(source).scheme else Path(source).absolute().as_uri(),
+            step=stages[-1].steps if stages else 0,
+            comparison=comparison,
+        )
+        return decide_and_promote(
+            candidate,
+            comparison,
+            policy=recipe.gate,
+            tracking=_tracking(recipe, place.runs),
+            measure=lambda version: _measure(recipe, version, corpus=corpus, experts=experts),
+        )
+
+
+def report(
+    recipe: Recipe, *, model: Path, experts: Path, evaluation: Path, released: str, page: Path
+) -> dict[str, Any]:
+    """Write the page.
+
+    Args:
+        recipe: Of the run.
+        model: The checkpoint, with its lineage.
+        experts: Directory of the experts.
+        evaluation: Of the model.
+        released: What `release` returned, as JSON.
+        page: HTML file to write.
+
+    Returns:
+        The summary, but for the time and memory of the whole run.
+    """
+    from vilam3.evaluate import assess
+    from vilam3.evaluate.release import Release
+    from vilam3.evaluate.results import Comparison
+    from vilam3.report.page import write_report
+    from vilam3.report.summary import Findings, summarise
+
+    with working("report", recipe):
+        findings = Findings(
+            recipe=recipe,
+            stages=lineage(model),
+            experts=_expert_figures(experts),
+            comparison=Comparison.read(evaluation / assess.COMPARISON),
+            release=Release.model_validate_json(released),
+            examples=evaluation / assess.EXAMPLES,
+        )
+        write_report(findings, page)
+    return summarise(findings)
+
+
+def _tracking(recipe: Recipe, runs: Path) -> "Tracking":
+    from vilam3.tracking import connect
+
+    return connect(experiment=recipe.tracking.experiment, registered_model=recipe.tracking.registered_model, runs=runs)
+
+
+def _measure(recipe: Recipe, version: "Version", *, corpus: Path, experts: Path) -> Mapping[str, float]:
+    """Accuracy by task of a version whose stored numbers are from other questions."""
+    from vilam3.evaluate.run import evaluate as ask
+
+    place = urlsplit(version.source)
+    if place.scheme not in {"", "file"}:
+        raise CheckpointError(
+            f"champion version {version.number}: was measured on other questions, and its weights at {version.source} "
+            "are not here to be measured again; copy them here and register them from there"
+        )
+    found = ask(
+        Path(unquote(place.path)),
+        corpus,
+        experts,
+        split="test",
+        with_experts=True,
+        settings=recipe.evaluation,
+        seed=recipe.seed,
+    )
+    return {f"accuracy.{score.task}": score.accuracy.value for score in found.tasks}
+
+
+def _expert_figures(experts: Path) -> dict[str, dict[str, float]]:
+    path = experts / EXPERT_FIGURES
+    if not path.is_file():  # published experts bring none
+        return {}
+    found: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
