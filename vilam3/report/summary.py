@@ -65,9 +65,9 @@ def summarise(findings: Findings) -> dict[str, Any]:
     }
 
 
-def table(summary: Mapping[str, Any]) -> list[Table]:
+def table(comparison: Comparison, summary: Mapping[str, Any]) -> list[Table]:
     """The closing tables: accuracy by task, time by stage, and what became of the model."""
-    return [_accuracy_table(summary), _stage_table(summary), _outcome_table(summary)]
+    return [accuracy_table(comparison), _stage_table(summary), _outcome_table(summary)]
 
 
 def _stage(stage: StageResult) -> dict[str, Any]:
@@ -80,32 +80,29 @@ def _stage(stage: StageResult) -> dict[str, Any]:
     }
 
 
-def _accuracy_table(summary: Mapping[str, Any]) -> Table:
+def accuracy_table(comparison: Comparison) -> Table:
+    """Each task without and with experts, and all questions that need an expert together."""
     shown = Table(title="Accuracy on held-out patients, 95 % bootstrap intervals by patient")
-    for heading, justify in (
-        ("task", "left"),
-        ("questions", "right"),
-        ("most frequent answer", "right"),
-        ("without experts", "right"),
-        ("with experts", "right"),
-        ("gain", "right"),
-    ):
-        shown.add_column(heading, justify=justify)  # type: ignore[arg-type]  # rich names its literals nowhere
-    for row in summary["tasks"]:
+    shown.add_column("task")
+    for heading in ("questions", "most frequent answer", "without experts", "with experts", "gain"):
+        shown.add_column(heading, justify="right")
+    for row in comparison.tasks:
         shown.add_row(
-            row["task"],
-            str(row["questions"]),
-            percent(row["majority"]),
-            *(interval(_estimate(row[key])) for key in ("without_experts", "with_experts")),
-            interval(_estimate(row["gain"]), unit=" pp"),
+            row.task,
+            str(row.questions),
+            percent(row.majority),
+            interval(row.without_experts),
+            interval(row.with_experts),
+            interval(row.gain, unit=" pp"),
         )
     shown.add_section()
     shown.add_row(
         "questions that need an expert",
-        str(summary["questions"]),
+        str(comparison.questions),
         "",
-        *(interval(_figure(summary, key)) for key in ("accuracy_without_experts", "accuracy_with_experts")),
-        interval(_figure(summary, "gain"), unit=" pp"),
+        interval(_figure(comparison.accuracy_without_experts, comparison.accuracy_without_experts_ci95)),
+        interval(_figure(comparison.accuracy_with_experts, comparison.accuracy_with_experts_ci95)),
+        interval(_figure(comparison.gain, comparison.gain_ci95), unit=" pp"),
         style="bold",
     )
     return shown
@@ -146,10 +143,5 @@ def interval(estimate: Estimate | None, *, unit: str = " %") -> str:
     return f"{100 * estimate.value:.1f}{unit} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 
-def _estimate(raw: Mapping[str, float] | None) -> Estimate | None:
-    return None if raw is None else Estimate.model_validate(raw)
-
-
-def _figure(summary: Mapping[str, Any], key: str) -> Estimate:
-    low, high = summary[f"{key}_ci95"]
-    return Estimate(value=summary[key], low=low, high=high)
+def _figure(value: float, bounds: tuple[float, float]) -> Estimate:
+    return Estimate(value=value, low=bounds[0], high=bounds[1])

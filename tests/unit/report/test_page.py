@@ -152,7 +152,7 @@ def test_the_summary_has_the_promised_fields(findings: Findings) -> None:
 
 def test_the_table_names_what_was_refused(findings: Findings) -> None:
     console = Console(width=140, record=True)
-    for one in table({**summarise(findings), "seconds_total": 75.0, "peak_rss_mb": 1234.0}):
+    for one in table(findings.comparison, {**summarise(findings), "seconds_total": 75.0, "peak_rss_mb": 1234.0}):
         console.print(one)
     shown = console.export_text()
     assert "refused: gain is 0.010" in shown
