@@ -20,6 +20,7 @@ from vilam3.errors import DataError
 from vilam3.model.chat import Template, embedded_length, encode_training
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
 from vilam3.model.tokenizer import PieceTokenizer
+from vilam3.train.prefix import WORTHWHILE, by_opening, shared_length
 from vilam3.train.step import Batch
 
 PICTURE_MEMORY_BYTES = 1 << 30
@@ -150,15 +151,16 @@ class Feed:
         return {name: len(examples) for name, examples in self._datasets.items()}
 
     def batches(self, step: int, *, global_batch: int, micro_batch: int) -> list[Batch]:
-        """Samples of optimizer step `step`, counted from 0; similar lengths together, longest first.
+        """Samples of optimizer step `step`, counted from 0; like openings and similar lengths together.
 
         Epochs follow each other without a gap, so the sampler's state is the step.
         """
         picks = self._mixture.picks(step * global_batch, (step + 1) * global_batch)
         drawn = [self._datasets[pick.source][pick.index] for pick in picks]
         drawn.sort(key=lambda example: -example.length)
-        parts = [drawn[start : start + micro_batch] for start in range(0, len(drawn), micro_batch)]
-        return [collate(part, self._pictures) for part in parts]
+        groups = by_opening([example.input_ids_T[:WORTHWHILE].tobytes() for example in drawn])
+        parts = [group[start : start + micro_batch] for group in groups for start in range(0, len(group), micro_batch)]
+        return [collate([drawn[index] for index in part], self._pictures) for part in parts]
 
 
 def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
@@ -173,10 +175,12 @@ def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
         labels_BT[row, :width] = example.labels_T
         mask_BT[row, :width] = True
     images = [pictures[name] for example in examples for name in example.images]
+    ids, labels, mask = (torch.from_numpy(one) for one in (input_ids_BT, labels_BT, mask_BT))
     return Batch(
-        input_ids_BT=torch.from_numpy(input_ids_BT),
-        labels_BT=torch.from_numpy(labels_BT),
-        mask_BT=torch.from_numpy(mask_BT),
+        input_ids_BT=ids,
+        labels_BT=labels,
+        mask_BT=mask,
         pixels_NCHW=torch.stack(images) if images else None,
         num_targets=int((labels_BT[:, 1:] != IGNORED_LABEL).sum()),
+        num_shared=shared_length(ids, labels, mask),
     )

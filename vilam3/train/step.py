@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vilam3.model.images import MEAN, STD
 from vilam3.model.vila import Vila
 from vilam3.settings import Part, Stage
+from vilam3.train.prefix import loss_after_prefix
 
 PARTS: tuple[Part, ...] = ("vision_tower", "mm_projector", "llm")
 
@@ -29,6 +30,7 @@ class Batch:
         mask_BT: True at real tokens.
         pixels_NCHW: All images in order of appearance, uint8, or None without images.
         num_targets: Targets that the loss will see.
+        num_shared: Leading tokens that are the same in all rows and can be run once; see `vilam3.train.prefix`.
     """
 
     input_ids_BT: Tensor
@@ -36,6 +38,7 @@ class Batch:
     mask_BT: Tensor
     pixels_NCHW: Tensor | None
     num_targets: int
+    num_shared: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +123,15 @@ def train_step(
 def _forward(model: Vila, batch: Batch, *, precision: torch.dtype) -> Tensor:
     device = model.device
     pixels = None if batch.pixels_NCHW is None else normalise_pixels(batch.pixels_NCHW.to(device))
+    ids_BT, labels_BT, mask_BT = (one.to(device) for one in (batch.input_ids_BT, batch.labels_BT, batch.mask_BT))
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-        output = model(
-            batch.input_ids_BT.to(device),
-            pixels,
-            attention_mask_BT=batch.mask_BT.to(device),
-            labels_BT=batch.labels_BT.to(device),
-        )
+        if (
+            batch.num_shared and not model.llm.is_activation_checkpointing
+        ):  # a cache and recomputation exclude each other
+            return loss_after_prefix(
+                model, ids_BT, pixels, mask_BT=mask_BT, labels_BT=labels_BT, length=batch.num_shared
+            )
+        output = model(ids_BT, pixels, attention_mask_BT=mask_BT, labels_BT=labels_BT)
     assert output.loss is not None
     assert output.num_targets == batch.num_targets
     loss: Tensor = output.loss

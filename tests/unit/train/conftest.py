@@ -38,7 +38,10 @@ def _sample(task: str, index: int) -> Sample:
         return _conversation(task, index, (picture,), "Which side is it?\n<image>", side)
     if task == "text":
         return _conversation(task, index, (), "What does CT stand for?", "computed tomography")
-    first = ("Models: VISTA3D.\n <image>This is a CT image.\nIs there a tumor?", "Let me trigger <VISTA3D(organs)>. ")
+    first = (
+        "Models: " + "VISTA3D for CT, BRATS for MRI. " * 9 + "\n <image>This is a CT image.\nIs there a tumor?",
+        "Let me trigger <VISTA3D(organs)>. ",
+    )
     second = ("The results are <image>. Use this result to respond to this prompt:\nIs there a tumor?.", "yes")
     return _conversation(task, index, (picture, overlay), *first, *second)
 
