@@ -193,7 +193,7 @@ class Running:
             "dialect": consultant.dialect,
             "study_digest": None if study is None else study.digest,
             "series": None if study is None else study.series,
-            "slice_index": self._inquiry.slice_index,
+            "slice_index": self._inquiry.seen_slice,
             "rounds": self._recorder.num_replies,
             "ending": transcript.ending,
         }

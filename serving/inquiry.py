@@ -55,6 +55,13 @@ class Inquiry:
     several: bool
     sampling: Sampling
 
+    @property
+    def seen_slice(self) -> int | None:
+        """The slice that is looked at; None without slices."""
+        if self.study is None or not self.study.volumes:
+            return None
+        return self.study.num_slices // 2 if self.slice_index is None else self.slice_index
+
 
 def prepare(request: ChatRequest, *, tenant: str, studies: StudyStore, consultant: Consultant) -> Inquiry:
     """Read everything the request refers to; blocking.

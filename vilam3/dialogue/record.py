@@ -6,6 +6,7 @@ from typing import Any
 from vilam3.dialogue.loop import Outcome, Transcript
 from vilam3.dialogue.prompts import failure
 
+UNREADABLE = "?"  # the loop's name for a call that names no expert or argument at hand
 NOTICE = "Draft for a clinician; research use only"
 
 
@@ -44,8 +45,7 @@ def expert_call(outcome: Outcome, *, round_index: int | None = None, seconds: fl
 
 def notes(transcript: Transcript, *, max_rounds: int, deadline_s: float | None = None) -> list[str]:
     """What the reader must know to weigh the answer: experts that failed, and why it ended early."""
-    failed = [outcome for outcome in transcript.outcomes if outcome.result is None]
-    said = [failure(outcome.call.expert, outcome.error).strip() for outcome in failed]
+    said = [_failed(outcome) for outcome in transcript.outcomes if outcome.result is None]
     if transcript.ending == "rounds":
         said.append(f"The limit of {max_rounds} expert rounds was reached; the last reply stands as the answer.")
     if transcript.ending == "deadline":
@@ -54,6 +54,12 @@ def notes(transcript: Transcript, *, max_rounds: int, deadline_s: float | None =
     if transcript.ending == "cancelled":
         said.append("The question was withdrawn; this answer is incomplete.")
     return said
+
+
+def _failed(outcome: Outcome) -> str:
+    if outcome.call.expert == UNREADABLE:
+        return f"The model called an expert in vain: {outcome.error}"
+    return failure(outcome.call.expert, outcome.error).strip()
 
 
 def with_notes(answer: str, said: list[str]) -> str:
