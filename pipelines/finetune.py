@@ -13,7 +13,7 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 from components.fit_experts import fit_experts
 from components.prepare import prepare
 from components.train_stage import train_stage
-from pipelines.judge import judge
+from pipelines.judge import Outputs, judge
 from pipelines.place import Place
 from vilam3.recipe import Recipe
 from vilam3.settings import StageName
@@ -45,21 +45,21 @@ def finetune(recipe: Recipe, *, place: Place, first: StageName | None = None) ->
 
 def _from_nothing(resolved: Recipe, stages: Sequence[str], place: Place) -> BaseComponent:
     @dsl.pipeline(name=NAME)
-    def pipeline(recipe: str = resolved.resolved_json()) -> None:
+    def pipeline(recipe: str = resolved.resolved_json()) -> Outputs:
         """Train VILA-M3 and its experts on phantoms from nothing, measure it, and release it through the gate.
 
         Args:
             recipe: Resolved recipe, one JSON text. Its stages and resources are those this was compiled with.
         """
         corpus, experts = _phantoms(recipe, place)
-        _train_and_judge(recipe, stages, corpus=corpus, experts=experts, base=None, place=place)
+        return _train_and_judge(recipe, stages, corpus=corpus, experts=experts, base=None, place=place)
 
     return pipeline
 
 
 def _from_checkpoint(resolved: Recipe, stages: Sequence[str], place: Place) -> BaseComponent:
     @dsl.pipeline(name=NAME)
-    def pipeline(base_checkpoint: str, recipe: str = resolved.resolved_json()) -> None:
+    def pipeline(base_checkpoint: str, recipe: str = resolved.resolved_json()) -> Outputs:
         """Train VILA-M3 on phantoms from a checkpoint, measure it, and release it through the gate.
 
         Args:
@@ -68,14 +68,14 @@ def _from_checkpoint(resolved: Recipe, stages: Sequence[str], place: Place) -> B
         """
         corpus, experts = _phantoms(recipe, place)
         base = dsl.importer(artifact_uri=base_checkpoint, artifact_class=dsl.Model).output
-        _train_and_judge(recipe, stages, corpus=corpus, experts=experts, base=base, place=place)
+        return _train_and_judge(recipe, stages, corpus=corpus, experts=experts, base=base, place=place)
 
     return pipeline
 
 
 def _on_given_data(resolved: Recipe, stages: Sequence[str], place: Place) -> BaseComponent:
     @dsl.pipeline(name=NAME)
-    def pipeline(base_checkpoint: str, corpus: str, experts: str, recipe: str = resolved.resolved_json()) -> None:
+    def pipeline(base_checkpoint: str, corpus: str, experts: str, recipe: str = resolved.resolved_json()) -> Outputs:
         """Train VILA-M3 on given data from a checkpoint, measure it, and release it through the gate.
 
         Args:
@@ -87,7 +87,7 @@ def _on_given_data(resolved: Recipe, stages: Sequence[str], place: Place) -> Bas
         base = dsl.importer(artifact_uri=base_checkpoint, artifact_class=dsl.Model).output
         data = dsl.importer(artifact_uri=corpus, artifact_class=dsl.Dataset).output
         bundles = dsl.importer(artifact_uri=experts, artifact_class=dsl.Model).output
-        _train_and_judge(recipe, stages, corpus=data, experts=bundles, base=base, place=place)
+        return _train_and_judge(recipe, stages, corpus=data, experts=bundles, base=base, place=place)
 
     return pipeline
 
@@ -106,10 +106,10 @@ def _train_and_judge(
     experts: PipelineChannel,
     base: PipelineChannel | None,
     place: Place,
-) -> None:
+) -> Outputs:
     checkpoint = base
     for stage in stages:
         start = {} if checkpoint is None else {"base": checkpoint}
-        trained = place.heavy(train_stage(recipe=recipe, stage=stage, corpus=corpus, **start))
-        checkpoint = trained.set_display_name(stage).outputs["checkpoint"]
-    judge(recipe, corpus=corpus, experts=experts, checkpoint=checkpoint, place=place)
+        trained = place.heavy(train_stage(recipe=recipe, stage=stage, corpus=corpus, **start), name=stage)
+        checkpoint = trained.outputs["checkpoint"]
+    return judge(recipe, corpus=corpus, experts=experts, checkpoint=checkpoint, place=place)

@@ -1,12 +1,25 @@
 """The part both pipelines end with: measure, release through the gate, report."""
 
-from kfp.dsl import PipelineTask
+from typing import NamedTuple
+
+from kfp import dsl
 from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components.evaluate import evaluate
 from components.release import release
 from components.report import report
 from pipelines.place import Place
+
+
+class Outputs(NamedTuple):
+    """What a pipeline gives back."""
+
+    summary: str
+    page: dsl.HTML
+    model: dsl.Model
+    evaluation: dsl.Artifact
+    experts: dsl.Model
+    corpus: dsl.Dataset
 
 
 def judge(
@@ -16,14 +29,11 @@ def judge(
     experts: PipelineChannel,
     checkpoint: PipelineChannel,
     place: Place,
-) -> PipelineTask:
-    """Measure a trained stage, register it, let the gate decide, and write the report.
-
-    Returns:
-        The report's task.
-    """
+) -> Outputs:
+    """Measure a trained stage, register it, let the gate decide, and write the report."""
     measured = place.heavy(evaluate(recipe=recipe, corpus=corpus, experts=experts, checkpoint=checkpoint))
     found = {"model": measured.outputs["model"], "evaluation": measured.outputs["evaluation"], "experts": experts}
     # The registry and its champion are outside what a cache key knows, so this step always runs.
     released = place.heavy(release(recipe=recipe, corpus=corpus, **found)).set_caching_options(enable_caching=False)
-    return place.light(report(recipe=recipe, released=released.outputs["Output"], **found))
+    told = place.light(report(recipe=recipe, released=released.outputs["Output"], **found))
+    return Outputs(summary=told.outputs["Output"], page=told.outputs["page"], corpus=corpus, **found)

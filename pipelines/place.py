@@ -35,10 +35,17 @@ class Place:
         task.set_memory_request(LIGHT_MEMORY).set_memory_limit(LIGHT_MEMORY)
         return self._settle(task)
 
-    def heavy(self, task: PipelineTask) -> PipelineTask:
-        """A step that trains, fits or evaluates: with the recipe's accelerators, on the nodes it names."""
+    def heavy(self, task: PipelineTask, *, name: str = "") -> PipelineTask:
+        """A step that trains, fits or evaluates: with the recipe's accelerators, on the nodes it names.
+
+        Args:
+            task: The step.
+            name: Shown for it, where it is not enough to know the component.
+        """
         if self.resources is None:
             return task
+        if name:
+            task.set_display_name(name)
         wanted = self.resources
         task.set_cpu_request(wanted.cpu).set_cpu_limit(wanted.cpu)
         task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory)

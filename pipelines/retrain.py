@@ -4,7 +4,7 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from components.train_stage import train_stage
-from pipelines.judge import judge
+from pipelines.judge import Outputs, judge
 from pipelines.place import Place
 from vilam3.recipe import Recipe
 
@@ -17,7 +17,7 @@ def retrain(resolved: Recipe, *, place: Place) -> BaseComponent:
     resolved.stage(STAGE)
 
     @dsl.pipeline(name=NAME)
-    def pipeline(base_checkpoint: str, corpus: str, experts: str, recipe: str = resolved.resolved_json()) -> None:
+    def pipeline(base_checkpoint: str, corpus: str, experts: str, recipe: str = resolved.resolved_json()) -> Outputs:
         """Tune a stage-3 checkpoint of VILA-M3 with its experts, measure it, and release it through the gate.
 
         Args:
@@ -29,7 +29,7 @@ def retrain(resolved: Recipe, *, place: Place) -> BaseComponent:
         base = dsl.importer(artifact_uri=base_checkpoint, artifact_class=dsl.Model).output
         data = dsl.importer(artifact_uri=corpus, artifact_class=dsl.Dataset).output
         bundles = dsl.importer(artifact_uri=experts, artifact_class=dsl.Model).output
-        trained = place.heavy(train_stage(recipe=recipe, stage=STAGE, corpus=data, base=base)).set_display_name(STAGE)
-        judge(recipe, corpus=data, experts=bundles, checkpoint=trained.outputs["checkpoint"], place=place)
+        trained = place.heavy(train_stage(recipe=recipe, stage=STAGE, corpus=data, base=base), name=STAGE)
+        return judge(recipe, corpus=data, experts=bundles, checkpoint=trained.outputs["checkpoint"], place=place)
 
     return pipeline

@@ -64,7 +64,7 @@ def fit_experts(recipe: Recipe, *, corpus: Path, experts: Path) -> dict[str, flo
     }
     with working("experts", recipe) as place:
         inputs = digest_of({"material": sha256_tree(corpus / "experts"), "steps": steps, "seed": recipe.seed})
-        begun = place.folder / "experts" / inputs[:12]
+        begun = place.state / "experts" / inputs[:12]
         figures: dict[str, dict[str, float]] = {}
         for name, num_steps in steps.items():
             record = begun / f"{name}.json"
@@ -83,7 +83,7 @@ def train_stage(recipe: Recipe, *, stage: str, corpus: Path, base: Path | None, 
     from vilam3.train import local
 
     with working(stage, recipe) as place:
-        out = place.folder / "stages" / stage
+        out = place.state / stage
         result = local.run(
             recipe,
             stage=stage,
@@ -117,9 +117,7 @@ def evaluate(
     return found
 
 
-def release(
-    recipe: Recipe, *, model: Path, source: str, evaluation: Path, corpus: Path, experts: Path
-) -> "Release":
+def release(recipe: Recipe, *, model: Path, source: str, evaluation: Path, corpus: Path, experts: Path) -> "Release":
     """Register the model, let the gate decide, and promote it or leave it the challenger.
 
     Args:

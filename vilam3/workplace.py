@@ -27,6 +27,7 @@ from vilam3.recipe import Recipe
 from vilam3.train.record import STAGE_FILE, StageResult, read_stage
 
 RUNS_VARIABLE = "VILAM3_RUNS"  # where runs are written
+STATE_VARIABLE = "VILAM3_STATE"  # where a step keeps what it goes on with when it is run again
 PARENT_VARIABLE = "VILAM3_PARENT"  # process id and start time of the process the steps belong to
 DEFAULT_RUNS = Path("runs")
 PROGRESS = "progress.json"
@@ -42,12 +43,14 @@ class Workplace:
     """What a step has at hand.
 
     Attributes:
-        folder: Of the run; what is in it survives the step.
+        folder: Of the run.
+        state: What is left here is found when the step is run again.
         runs: Of all runs, where the tracking store is.
         report: Takes the step's progress.
     """
 
     folder: Path
+    state: Path
     runs: Path
     report: Progress
 
@@ -87,11 +90,12 @@ def working(step: str, recipe: Recipe) -> Iterator[Workplace]:
     folder = run_folder(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     _end_with_parent()
+    state = Path(os.environ.get(STATE_VARIABLE) or folder / "state")
     with _alone(folder), reporting(step, file=folder / PROGRESS) as report:
         started = time.monotonic()
         report(0, 1)
         try:
-            yield Workplace(folder=folder, runs=runs_folder(), report=report)
+            yield Workplace(folder=folder, state=state, runs=runs_folder(), report=report)
         except VilaM3Error as error:
             write_json(folder / ERROR, {"step": step, "kind": type(error).__name__, "message": str(error)})
             raise

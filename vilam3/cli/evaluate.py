@@ -11,7 +11,7 @@ conversation for each expert with its pictures.
 
 example:
   cd runs/latest
-  vilam3 evaluate --recipe recipe.toml --checkpoint model --corpus corpus --experts experts --out evaluation
+  vilam3 evaluate --recipe TINY.toml --checkpoint model --corpus corpus --experts experts --out evaluation
 """
 
 
