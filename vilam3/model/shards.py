@@ -7,6 +7,8 @@ can be told, the tensor.
 import itertools
 import json
 import math
+import os
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,7 +134,15 @@ def write(tensors: Mapping[str, Tensor], folder: Path, *, max_shard_bytes: int =
 
 
 def _save(tensors: Mapping[str, Tensor], names: Sequence[str], file: Path) -> None:
-    save_file({name: tensors[name].detach().contiguous() for name in names}, file, metadata={"format": "pt"})
+    try:
+        save_file({name: tensors[name].detach().contiguous() for name in names}, file, metadata={"format": "pt"})
+    except (
+        SafetensorError
+    ) as error:  # the library hides the system's error in its text; a full disk must be told as one
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            code = int(found[1])
+            raise OSError(code, os.strerror(code), str(file)) from error
+        raise
 
 
 def _split(tensors: Mapping[str, Tensor], max_shard_bytes: int) -> list[list[str]]:
