@@ -4,6 +4,7 @@ A checkpoint is written under a temporary name, its manifest with the SHA-256 of
 has no manifest, or does not match it, does not count.
 """
 
+import io
 import json
 import logging
 import random
@@ -53,7 +54,7 @@ def save(folder: Path, learner: Learner, position: Position, *, inputs_digest: s
     """Commit a checkpoint below `folder` and drop all but the newest two."""
     place = folder / f"step-{position.step:08d}"
     with whole_directory(place) as partial:
-        torch.save(_state(learner, position), partial / STATE)
+        _write(_state(learner, position), partial / STATE)
         write_json(
             partial / MANIFEST,
             {"step": position.step, "inputs": inputs_digest, "files": {STATE: sha256_file(partial / STATE)}},
@@ -107,6 +108,13 @@ def _state(learner: Learner, position: Position) -> dict[str, Any]:
         },
         "position": {"step": position.step, "losses": list(position.losses), "seconds": position.seconds},
     }
+
+
+def _write(values: dict[str, Any], path: Path) -> None:
+    """By way of memory: where the disk is full, torch's own writer hides the reason."""
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _load(path: Path, learner: Learner) -> Position:

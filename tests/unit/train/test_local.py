@@ -1,5 +1,6 @@
 """The local launcher: what it trains, that it resumes exactly, and when it takes over a finished stage."""
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from vilam3.errors import CheckpointError, DataError, PreemptedError, RecipeError
+from vilam3.errors import ArtifactError, CheckpointError, DataError, PreemptedError, RecipeError
 from vilam3.model import checkpoint
 from vilam3.recipe import Recipe
 from vilam3.train import local, state
@@ -333,3 +334,20 @@ def test_the_newest_two_states_are_kept_and_a_damaged_one_is_passed_over(
     )
     assert steps == [4, 5, 6, 7, 8]
     assert again.weights_digest == undisturbed.weights_digest
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    recipe: Recipe, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path, __: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ArtifactError, match="No space left on device; nothing was written; free space"):
+        local.run(recipe, stage="stage1_align", corpus=corpus, base=None, out=out)
+    (work,) = tmp_path.iterdir()
+    assert work.name.endswith(".work")
+    assert list(work.iterdir()) == []
+    monkeypatch.undo()
+    assert local.run(recipe, stage="stage1_align", corpus=corpus, base=None, out=out).steps == 8
