@@ -30,12 +30,12 @@ def consulting(
 ) -> Conversation:
     """The published expert exchange: cards and question, trigger, result, answer."""
     transcript = _play(patient, item, [item.trigger, item.answer], truth, grammar, cards, dialect)
-    return _conversation(transcript)
+    return _conversation(transcript, item.further)
 
 
 def direct(patient: Patient, item: Item, *, grammar: Grammar, dialect: Dialect) -> Conversation:
     """The same question answered from the pictures alone."""
-    return _conversation(_play(patient, item, [item.answer], None, grammar, "", dialect))
+    return _conversation(_play(patient, item, [item.answer], None, grammar, "", dialect), item.further)
 
 
 def plain(question: str, answer: str, images: tuple[Image.Image, ...]) -> Conversation:
@@ -84,9 +84,11 @@ def _play(
             return transcript
 
 
-def _conversation(transcript: Transcript) -> Conversation:
+def _conversation(transcript: Transcript, further: Sequence[tuple[str, str]]) -> Conversation:
     messages = squash(transcript.messages)
     if messages[-1].role == "user":  # a segmentation shown to the reader, after which the model is not asked again
         messages = messages[:-1]
-    turns = tuple(Turn(speaker="gpt" if m.role == "assistant" else "human", text=m.text) for m in messages)
-    return Conversation(turns=turns, images=tuple(image for message in messages for image in message.images))
+    said = [Turn(speaker="gpt" if m.role == "assistant" else "human", text=m.text) for m in messages]
+    for question, answer in further:
+        said += [Turn(speaker="human", text=question), Turn(speaker="gpt", text=answer)]
+    return Conversation(turns=tuple(said), images=tuple(image for message in messages for image in message.images))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vilam3.corpus import wording
 from vilam3.data.phantom.ct import HOSTS, make_ct
-from vilam3.data.phantom.cxr import FINDINGS, make_cxr
+from vilam3.data.phantom.cxr import FINDINGS, CxrPhantom, make_cxr
 from vilam3.data.phantom.mri import CORE, EDEMA, ENHANCING, make_mri
 from vilam3.data.phantom.settings import PhantomSettings
 from vilam3.data.sample import Modality
@@ -20,7 +20,7 @@ KINDS: Mapping[str, int] = {"ct": 1, "mri": 2, "cxr": 3}  # also part of each pa
 NEAR_LARGEST = 0.7  # a slice shows a tumour when it holds at least this share of the largest cross-section
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
     """One thing to ask about a patient.
 
@@ -32,6 +32,7 @@ class Item:
         trigger: What the model says to call it; for segmentation this is the answer as well.
         slice_index: Axial slice asked about, or None in 2-D.
         facts: Ground truth numbers for subgroup tables.
+        further: Questions and answers that follow in the same training conversation.
     """
 
     task: str
@@ -41,6 +42,7 @@ class Item:
     trigger: str
     slice_index: int | None = None
     facts: Mapping[str, float | str] = field(default_factory=dict)
+    further: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,24 +138,32 @@ def _mri_patient(name: str, rng: np.random.Generator, settings: PhantomSettings)
 
 def _cxr_patient(name: str, rng: np.random.Generator, settings: PhantomSettings) -> Patient:
     phantom = make_cxr(rng, settings)
-    asked = rng.permutation(len(FINDINGS))[: settings.questions_per_patient]
-    items = tuple(_finding_item(rng, FINDINGS[k], phantom.findings, phantom.contrast, phantom.noise) for k in asked)
+    items = tuple(
+        _finding_item(rng, first, phantom) for first in rng.permutation(len(FINDINGS))[: settings.questions_per_patient]
+    )
     report = wording.cxr_report(phantom.findings)
     study = _study(name, "CXR", radiograph_HW=phantom.grey_HW)
     return Patient(name=name, study=study, items=items, captions=((None, report),), findings=phantom.findings)
 
 
-def _finding_item(
-    rng: np.random.Generator, name: str, findings: Mapping[str, bool], contrast: float, noise: float
-) -> Item:
+def _finding_item(rng: np.random.Generator, first: int, phantom: CxrPhantom) -> Item:
+    """Ask about one finding, then in training about all the others, as the published image-level conversations do."""
+    others = [FINDINGS[k] for k in rng.permutation(len(FINDINGS)) if k != first]
+    (question, answer), *further = [_asked(rng, name, phantom.findings) for name in (FINDINGS[first], *others)]
     return Item(
         task="cxr_finding",
-        question=_pick(rng, wording.FINDING_QUESTIONS).format(finding=name.lower()),
-        answer="yes" if findings[name] else "no",
+        question=question,
+        answer=answer,
         call=ExpertCall(expert="CXR"),
         trigger=wording.CXR_TRIGGER,
-        facts={"finding": name, "contrast": contrast, "noise": noise},
+        facts={"finding": FINDINGS[first], "contrast": phantom.contrast, "noise": phantom.noise},
+        further=tuple(further),
     )
+
+
+def _asked(rng: np.random.Generator, name: str, findings: Mapping[str, bool]) -> tuple[str, str]:
+    question = _pick(rng, wording.FINDING_QUESTIONS).format(finding=name.lower())
+    return question, "yes" if findings[name] else "no"
 
 
 def _slice_with(rng: np.random.Generator, ids_XYZ: NDArray[np.uint8], labels: tuple[int, ...]) -> int:

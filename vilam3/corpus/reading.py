@@ -20,13 +20,13 @@ SHOWN_SHARE = 0.45
 def glossary() -> list[Sample]:
     """Terms and their meaning, asked without an image."""
     return [
-        _sample(f"glossary-{index}", question, answer, "glossary")
+        _sample(f"glossary-{index}", ((question, answer),), "glossary")
         for index, (question, answer) in enumerate(wording.GLOSSARY)
     ]
 
 
 def exercises(count: int, *, seed: int, dialect: Dialect) -> list[Sample]:
-    """Lists of predictions, each followed by a question about one of them."""
+    """Lists of predictions, each followed by questions about the lines, one after the other."""
     rng = np.random.default_rng([seed, SEED_SPACE])
     return [_exercise(index, rng, dialect) for index in range(count)]
 
@@ -34,13 +34,18 @@ def exercises(count: int, *, seed: int, dialect: Dialect) -> list[Sample]:
 def _exercise(index: int, rng: np.random.Generator, dialect: Dialect) -> Sample:
     labels = published_ensemble()["training_order"]
     shown = {label: bool(rng.random() < SHOWN_SHARE) and label in FINDINGS for label in labels}
-    finding = FINDINGS[int(rng.integers(len(FINDINGS)))]
-    form = wording.FINDING_QUESTIONS[int(rng.integers(len(wording.FINDING_QUESTIONS)))]
     told = cxr_text({label: float(there) for label, there in shown.items()}, dialect=dialect)
-    asked = follow_up(form.format(finding=finding.lower()), modality="CXR", dialect=dialect)
-    return _sample(f"reading-{index:05d}", told + asked, "yes" if shown[finding] else "no", "reading")
+    exchanges = []
+    for finding in (FINDINGS[k] for k in rng.permutation(len(FINDINGS))):
+        form = wording.FINDING_QUESTIONS[int(rng.integers(len(wording.FINDING_QUESTIONS)))]
+        exchanges.append((form.format(finding=finding.lower()), "yes" if shown[finding] else "no"))
+    (question, answer), *further = exchanges
+    asked = told + follow_up(question, modality="CXR", dialect=dialect)
+    return _sample(f"reading-{index:05d}", ((asked, answer), *further), "reading")
 
 
-def _sample(sample_id: str, question: str, answer: str, task: str) -> Sample:
-    turns = (Turn(speaker="human", text=question), Turn(speaker="gpt", text=answer))
-    return Sample(sample_id=sample_id, turns=turns, task=task)
+def _sample(sample_id: str, exchanges: tuple[tuple[str, str], ...], task: str) -> Sample:
+    turns: list[Turn] = []
+    for question, answer in exchanges:
+        turns += [Turn(speaker="human", text=question), Turn(speaker="gpt", text=answer)]
+    return Sample(sample_id=sample_id, turns=tuple(turns), task=task)

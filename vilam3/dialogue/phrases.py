@@ -7,11 +7,12 @@ as one piece. The prompts stay the same to the letter, only their pieces differ.
 
 import re
 
+from vilam3.data.sample import Modality
 from vilam3.dialogue.prompts import CXR_TRAINING_INSTRUCTION, INSTRUCTION, MRI_SENTENCE, MRI_SEQUENCES, opening
 from vilam3.experts.facts import CARDS, published_ensemble
 from vilam3.experts.wording import CUT, PREDICTIONS, RESULT, cxr_text
 
-MODALITIES = ("CT", "CXR", "MRI")
+MODALITIES: tuple[Modality, ...] = ("CT", "CXR", "MRI")
 
 
 def protocol_phrases(system: str = "") -> tuple[str, ...]:
