@@ -115,7 +115,11 @@ def test_the_file_that_set_the_wrong_value_is_named(tmp_path: Path) -> None:
         ("learning_rate = 1e-3\n", "", "stages.stage4_expert.learning_rate: this key is required; add it"),
         ("checkpoint_every_steps = 2", "checkpoint_every_steps = 2\npublished_samples = { x = 1 }", "not in mixture"),
         ('name = "small"', 'name = "Small!"', "name="),
-        ("[model]", "[corpus]\ntest_fraction = 0.95\n[model]", "corpus.test_fraction=0.95: Input should be less than 0.5"),
+        (
+            "[model]",
+            "[corpus]\ntest_fraction = 0.95\n[model]",
+            "corpus.test_fraction=0.95: Input should be less than 0.5",
+        ),
         ("[model]", "[model", "not valid TOML"),
     ],
 )
@@ -169,9 +173,7 @@ def test_accumulation_always_makes_up_the_global_batch(seed: int, batch: int, sh
 
 def test_every_field_says_what_it_is() -> None:
     models: list[type[groups.Settings]] = [Recipe]
-    models += [
-        one for one in vars(groups).values() if isinstance(one, type) and issubclass(one, groups.Settings)
-    ]
+    models += [one for one in vars(groups).values() if isinstance(one, type) and issubclass(one, groups.Settings)]
     bare = [
         f"{model.__name__}.{name}"
         for model in models
