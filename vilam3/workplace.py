@@ -134,15 +134,14 @@ def hand_over(source: Path, to: Path, *, base: Path | None = None, without: str 
         without: Name of a folder to leave out.
     """
     with whole_directory(to) as partial:
-        leave_out = shutil.ignore_patterns(without) if without else None
+        leave_out = shutil.ignore_patterns(LINEAGE, *([without] if without else []))
         shutil.copytree(source, partial, copy_function=_link, ignore=leave_out, dirs_exist_ok=True)
-        records = partial / LINEAGE
-        records.mkdir(exist_ok=True)
-        if base is not None and (base / LINEAGE).is_dir():
-            shutil.copytree(base / LINEAGE, records, dirs_exist_ok=True)
+        for origin in (base, source):
+            if origin is not None and (origin / LINEAGE).is_dir():
+                shutil.copytree(origin / LINEAGE, partial / LINEAGE, dirs_exist_ok=True)
         if (source / STAGE_FILE).is_file():
-            own = records / read_stage(source).name
-            own.mkdir(exist_ok=True)
+            own = partial / LINEAGE / read_stage(source).name
+            own.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / STAGE_FILE, own / STAGE_FILE)
 
 
