@@ -15,6 +15,7 @@ from typing import Any
 from vilam3.errors import ArtifactError
 
 CHUNK_BYTES = 1 << 20
+MANY_FILES = 256
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
@@ -49,9 +50,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
     try:
         with _translated(path):
             yield partial
-            for file in partial.rglob("*"):
-                if file.is_file():
-                    _flush(file)
+            _flush_tree(partial)
             partial.chmod(0o755)
             _swap(partial, path)
     finally:
@@ -122,6 +121,15 @@ def _exchange(one: Path, other: Path) -> bool:
     if code in {errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EPERM}:
         return False
     raise OSError(code, os.strerror(code), str(other))
+
+
+def _flush_tree(root: Path) -> None:
+    files = [file for file in root.rglob("*") if file.is_file()]
+    if len(files) > MANY_FILES:
+        os.sync()  # flushing everything once costs less than thousands of single files
+        return
+    for file in files:
+        _flush(file)
 
 
 def _flush(path: Path) -> None:
