@@ -43,6 +43,7 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Show the last state and stop."""
+        self._look()
         if kind is None:
             for step, state in self._states.items():
                 self._states[step] = "re-used" if state in {"waiting", "running"} else state
