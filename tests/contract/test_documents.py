@@ -32,7 +32,7 @@ def _commands() -> list[tuple[str, str]]:
 def _ours(line: str) -> list[str]:
     """The commands of one shell line that are ours, without prompt, comment, environment, pipe and redirection."""
     line = re.sub(r"\s#\s.*$|^#.*$", "", line)
-    parts = re.split(r"\s(?:&&|\|\|?|;|>|2>)\s", line.strip().removeprefix("$ "))
+    parts = re.split(r"\s(?:&&|\|\|?|;|>|2>)\s", line.strip().removeprefix("$ ").removeprefix("example: "))
     bare = [re.sub(r"^(?:[A-Z_]+=\S+\s+)+", "", part.strip()).removeprefix(".venv/bin/") for part in parts]
     return [command.removesuffix(" &") for command in bare if re.match(r"(vilam3|make)(\s|$)", command)]
 
