@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from vilam3.evaluate.release import Release
@@ -82,34 +83,31 @@ def _stage(stage: StageResult) -> dict[str, Any]:
 
 def accuracy_table(comparison: Comparison) -> Table:
     """Each task without and with experts, and all questions that need an expert together."""
-    shown = Table(title="Accuracy on held-out patients, 95 % bootstrap intervals by patient")
-    shown.add_column("task")
-    for heading in ("questions", "most frequent answer", "without experts", "with experts", "gain"):
-        shown.add_column(heading, justify="right")
-    for row in comparison.tasks:
-        shown.add_row(
-            row.task,
-            str(row.questions),
-            percent(row.majority),
-            interval(row.without_experts),
-            interval(row.with_experts),
-            interval(row.gain, unit=" pp"),
-        )
-    shown.add_section()
-    shown.add_row(
-        "questions that need an expert",
-        str(comparison.questions),
-        "",
-        interval(_figure(comparison.accuracy_without_experts, comparison.accuracy_without_experts_ci95)),
-        interval(_figure(comparison.accuracy_with_experts, comparison.accuracy_with_experts_ci95)),
-        interval(_figure(comparison.gain, comparison.gain_ci95), unit=" pp"),
-        style="bold",
+    shown = Table(
+        title="Accuracy on held-out patients in %, with 95 % bootstrap intervals by patient",
+        caption="majority: what always giving the most frequent answer would score",
+        box=box.SIMPLE,
     )
+    shown.add_column("task", no_wrap=True)
+    for heading in ("n", "majority"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("without experts", "with experts", "gain"):
+        shown.add_column(heading, justify="right", min_width=len("(0.0..100.0)"))
+    for row in comparison.tasks:
+        estimates = (row.without_experts, row.with_experts, row.gain)
+        shown.add_row(row.task, str(row.questions), f"{100 * row.majority:.1f}", *map(_short, estimates))
+    shown.add_section()
+    overall = (
+        _figure(comparison.accuracy_without_experts, comparison.accuracy_without_experts_ci95),
+        _figure(comparison.accuracy_with_experts, comparison.accuracy_with_experts_ci95),
+        _figure(comparison.gain, comparison.gain_ci95),
+    )
+    shown.add_row("all needing experts", str(comparison.questions), "", *map(_short, overall), style="bold")
     return shown
 
 
 def _stage_table(summary: Mapping[str, Any]) -> Table:
-    shown = Table(title="Training")
+    shown = Table(title="Training", box=box.SIMPLE)
     for heading in ("stage", "steps", "final loss", "time"):
         shown.add_column(heading, justify="left" if heading == "stage" else "right")
     for stage in summary["stages"]:
@@ -120,7 +118,7 @@ def _stage_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _outcome_table(summary: Mapping[str, Any]) -> Table:
-    shown = Table(title="Outcome", show_header=False)
+    shown = Table(title="Outcome", show_header=False, box=box.SIMPLE)
     gate = summary["gate"]
     shown.add_row("expert selection", percent(summary["expert_selection_accuracy"]))
     shown.add_row("model version", f"{summary['model']} {summary['model_version']} ({summary['model_alias']})")
@@ -141,6 +139,12 @@ def interval(estimate: Estimate | None, *, unit: str = " %") -> str:
     if estimate is None:
         return "-"
     return f"{100 * estimate.value:.1f}{unit} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def _short(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f}..{100 * estimate.high:.1f})"
 
 
 def _figure(value: float, bounds: tuple[float, float]) -> Estimate:

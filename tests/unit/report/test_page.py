@@ -156,7 +156,7 @@ def test_the_table_names_what_was_refused(findings: Findings) -> None:
         console.print(one)
     shown = console.export_text()
     assert "refused: gain is 0.010" in shown
-    assert "95.0 % (90.0 to 99.0)" in shown
+    assert "95.0 (90.0..99.0)" in shown
     assert "1:15" in shown
 
 
