@@ -85,14 +85,17 @@ def accuracy_table(comparison: Comparison) -> Table:
     """Each task without and with experts, and all questions that need an expert together."""
     shown = Table(
         title="Accuracy on held-out patients in %, with 95 % bootstrap intervals by patient",
-        caption="majority: what always giving the most frequent answer would score",
+        caption="guess: what always giving the most frequent answer would score",
         box=box.SIMPLE,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
     )
     shown.add_column("task", no_wrap=True)
-    for heading in ("n", "majority"):
+    for heading in ("n", "guess"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for heading in ("without experts", "with experts", "gain"):
-        shown.add_column(heading, justify="right", min_width=len("(0.0..100.0)"))
+        shown.add_column(heading, justify="right", min_width=len("(100.0..100.0)"))
     for row in comparison.tasks:
         estimates = (row.without_experts, row.with_experts, row.gain)
         shown.add_row(row.task, str(row.questions), f"{100 * row.majority:.1f}", *map(_short, estimates))
