@@ -102,7 +102,7 @@ $(BIN)/uv: requirements/uv.txt | $(VENV)/pyvenv.cfg
 
 $(INSTALLED): $(filter-out uv,$(UV)) | $(VENV)/pyvenv.cfg
 	@echo "installing the locked environment into $(VENV) ..."
-	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --require-hashes --build-constraints requirements/build.txt requirements/dev.txt
+	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --compile-bytecode --require-hashes --build-constraints requirements/build.txt requirements/dev.txt
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --build-constraints requirements/build.txt --editable .
 	@rm -f $(VENV)/.installed-*
 	@touch $@
