@@ -176,5 +176,11 @@ def _pick(rng: np.random.Generator, choices: tuple[str, ...]) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _study(name: str, modality: Modality, *, volumes: tuple[Volume, ...] = (), radiograph_HW: Any = None) -> Study:  # noqa: ANN401
+def _study(
+    name: str,
+    modality: Modality,
+    *,
+    volumes: tuple[Volume, ...] = (),
+    radiograph_HW: Any = None,  # noqa: ANN401 - grey levels of either width
+) -> Study:
     return Study(digest=name, modality=modality, volumes=volumes, radiograph_HW=radiograph_HW)

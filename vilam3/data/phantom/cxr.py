@@ -11,7 +11,7 @@ from vilam3.data.phantom.shapes import Grid, noise, smooth
 SHAPE_HW = (128, 128)
 PIXEL_MM = 2.8
 FINDINGS = ("Cardiomegaly", "Effusion", "Pneumothorax", "Consolidation", "Nodule")
-PREVALENCE = 0.4
+PREVALENCE = 0.5
 APEX_ROW_MM = 20.0  # air collects above this row
 
 
