@@ -10,10 +10,12 @@ experts/{vista3d,brats,cxr}/     images, labels and split.json for the small exp
 import json
 import multiprocessing
 import os
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +90,20 @@ def _drawn(draw: Callable[[tuple[str, int]], Contribution], numbered: list[tuple
         yield from map(draw, numbered)
         return
     context = multiprocessing.get_context("spawn")  # a fork would inherit the threads of whoever calls
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         yield from pool.map(draw, numbered, chunksize=CHUNK)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when its parent was killed; it would wait for ever for the next patient."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _write_samples(
