@@ -16,6 +16,7 @@ UNIT_TOLERANCE = 1e-2
 PARALLEL_COSINE = 0.9999  # 0.8 degrees
 SAME_PLACE_MM = 1e-3
 SAME_PLACE_STEP = 0.1  # of the usual step
+MOST_NAMED = 10  # missing slices listed in a warning
 STEP_TOLERANCE = 0.05  # of a step: beyond, spacing is irregular
 TILT_REPORTED_DEGREES = 0.2
 IN_PLANE_TOLERANCE = 0.5  # of a pixel
@@ -148,10 +149,10 @@ def _places(heights_mm: FloatArray, warnings: list[str], where: str) -> tuple[in
     if num_missing >= len(places):
         raise DataError(f"{where}: {num_missing} slices are missing and only {len(places)} are there; send all of them")
     if num_missing:
-        absent = sorted(set(range(places[-1] + 1)) - set(places))
+        absent = [str(place) for place in sorted(set(range(places[-1] + 1)) - set(places))]
+        named = ", ".join([*absent[:MOST_NAMED], *(["..."] if num_missing > MOST_NAMED else [])])
         warnings.append(
-            f"{num_missing} of {places[-1] + 1} slices are missing (counted from one end: "
-            f"{', '.join(str(place) for place in absent[:10])}{', ...' if num_missing > 10 else ''}); "  # noqa: PLR2004
+            f"{num_missing} of {places[-1] + 1} slices are missing (counted from one end: {named}); "
             "they are filled in between their neighbours"
         )
     return places

@@ -51,6 +51,28 @@ def _conversation(task: str, index: int, images: tuple[str, ...], *texts: str) -
     return Sample(sample_id=f"{task}-{index}", images=images, turns=turns, task=task, patient=f"p{index}")
 
 
+MODEL = {
+    "preset": "tiny",
+    "template": "llama_3",
+    "vocab_size": 400,
+    "image_whitespace": "as_written",
+    "llm": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    },
+    "vision": {
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 42,
+    },
+}
+
+
 @pytest.fixture(scope="session")
 def recipe() -> Recipe:
     """All four stages on a network of a few thousand weights."""
@@ -68,26 +90,7 @@ def recipe() -> Recipe:
             "name": "test",
             "seed": 11,
             "threads": 1,
-            "model": {
-                "preset": "tiny",
-                "template": "llama_3",
-                "vocab_size": 400,
-                "image_whitespace": "as_written",
-                "llm": {
-                    "hidden_size": 16,
-                    "intermediate_size": 24,
-                    "num_hidden_layers": 1,
-                    "num_attention_heads": 2,
-                    "num_key_value_heads": 1,
-                },
-                "vision": {
-                    "hidden_size": 8,
-                    "intermediate_size": 12,
-                    "num_hidden_layers": 2,
-                    "num_attention_heads": 2,
-                    "image_size": 42,
-                },
-            },
+            "model": MODEL,
             "stages": {
                 "stage1_align": {
                     **stage,
