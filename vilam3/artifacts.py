@@ -20,8 +20,12 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` in one step, on failure nothing remains.
+
+    Args:
+        path: What to write.
+        durable: Wait until the disk has it; False inside a `whole_directory`, which waits once for all its files.
 
     Raises:
         ArtifactError: the file system is full, read-only or refuses.
@@ -34,7 +38,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         with _translated(path):
             yield partial
-            _flush(partial)
+            if durable:
+                _flush(partial)
             partial.chmod(0o644)
             partial.replace(path)
     finally:

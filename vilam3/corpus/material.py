@@ -16,10 +16,10 @@ def write_study(folder: Path, patient: Patient) -> None:
     if patient.kind == "cxr":
         _write_picture(folder / "cxr_frontal.png", patient)
     elif patient.kind == "ct":
-        write_volume(folder / "ct.nii.gz", patient.study.volumes[0])
+        write_volume(folder / "ct.nii.gz", patient.study.volumes[0], durable=False)
     else:
         for volume in patient.study.volumes:
-            write_volume(folder / f"mri_{volume.sequence}.nii.gz", volume)
+            write_volume(folder / f"mri_{volume.sequence}.nii.gz", volume, durable=False)
 
 
 def write_material(root: Path, patient: Patient) -> None:
@@ -34,8 +34,9 @@ def write_material(root: Path, patient: Patient) -> None:
     assert patient.ids_XYZ is not None
     for volume in patient.study.volumes:
         suffix = f"_{volume.sequence}" if volume.sequence else ""
-        write_volume(folder / "images" / f"{patient.name}{suffix}.nii.gz", volume)
-    write_label_map(folder / "labels" / f"{patient.name}.nii.gz", patient.ids_XYZ, like=patient.study.volumes[0])
+        write_volume(folder / "images" / f"{patient.name}{suffix}.nii.gz", volume, durable=False)
+    labels = folder / "labels" / f"{patient.name}.nii.gz"
+    write_label_map(labels, patient.ids_XYZ, like=patient.study.volumes[0], durable=False)
 
 
 def _write_picture(path: Path, patient: Patient) -> None:

@@ -86,7 +86,7 @@ def read_volume(path: Path, *, limits: Limits, where: str, sequence: str = "") -
         raise DataError(f"{where}: not readable as NIfTI; {_CUT}") from error
 
 
-def write_volume(path: Path, volume: Volume) -> None:
+def write_volume(path: Path, volume: Volume, *, durable: bool = True) -> None:
     """Write a volume as `.nii` or `.nii.gz` in the axes it was stored in; whole numbers as int16, else float32.
 
     Raises:
@@ -94,10 +94,10 @@ def write_volume(path: Path, volume: Volume) -> None:
     """
     voxels = volume.voxels_XYZ
     whole = bool((voxels == np.rint(voxels)).all()) and voxels.min() >= -(2**15) and voxels.max() < 2**15
-    _write(path, voxels.astype(np.int16 if whole else np.float32), like=volume)
+    _write(path, voxels.astype(np.int16 if whole else np.float32), like=volume, durable=durable)
 
 
-def write_label_map(path: Path, ids_XYZ: NDArray[np.uint8], *, like: Volume) -> None:
+def write_label_map(path: Path, ids_XYZ: NDArray[np.uint8], *, like: Volume, durable: bool = True) -> None:
     """Write a segmentation on the grid of the volume it belongs to, in the axes that volume was stored in.
 
     Raises:
@@ -106,16 +106,16 @@ def write_label_map(path: Path, ids_XYZ: NDArray[np.uint8], *, like: Volume) -> 
     """
     if ids_XYZ.shape != like.voxels_XYZ.shape:
         raise DataError(f"{path.name}: labels of shape {ids_XYZ.shape} on a volume of {like.voxels_XYZ.shape}")
-    _write(path, ids_XYZ.astype(np.uint8), like=like)
+    _write(path, ids_XYZ.astype(np.uint8), like=like, durable=durable)
 
 
-def _write(path: Path, voxels_XYZ: NDArray[Any], *, like: Volume) -> None:
+def _write(path: Path, voxels_XYZ: NDArray[Any], *, like: Volume, durable: bool) -> None:
     voxels, affine = reorient(voxels_XYZ, like.affine_RAS, axes=like.stored_axes)
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner", strip_shears=True)
-    with whole_file(path) as partial, partial.open("wb") as raw:
+    with whole_file(path, durable=durable) as partial, partial.open("wb") as raw:
         if path.name.endswith(".gz"):
             # no name and no time in the gzip header: the same voxels give the same bytes
             with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0, compresslevel=FAST_GZIP) as packed:
