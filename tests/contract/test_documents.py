@@ -15,6 +15,7 @@ from vilam3.cli.main import build_parser
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL_LANGUAGES = {"sh", "bash", "console", ""}
+USAGE = re.compile(r"\[options\]|\s[A-Z]+$|\s[A-Z]+\s")  # a form to fill in: vilam3 train --recipe FILE [options]
 HOLDS_ON_A_FRESH_CLONE = re.compile(r"^(runs|dist)/")
 
 
@@ -34,7 +35,8 @@ def _ours(line: str) -> list[str]:
     line = re.sub(r"\s#\s.*$|^#.*$", "", line)
     parts = re.split(r"\s(?:&&|\|\|?|;|>|2>)\s", line.strip().removeprefix("$ ").removeprefix("example: "))
     bare = [re.sub(r"^(?:[A-Z_]+=\S+\s+)+", "", part.strip()).removeprefix(".venv/bin/") for part in parts]
-    return [command.removesuffix(" &") for command in bare if re.match(r"(vilam3|make)(\s|$)", command)]
+    ours = [command.removesuffix(" &") for command in bare if re.match(r"(vilam3|make)(\s|$)", command)]
+    return [command for command in ours if not USAGE.search(command)]
 
 
 def test_the_documents_show_commands() -> None:
@@ -44,8 +46,6 @@ def test_the_documents_show_commands() -> None:
 @pytest.mark.parametrize(("document", "command"), _commands())
 def test_a_command_in_a_document_exists(document: str, command: str) -> None:
     program, *words = shlex.split(command)
-    if "[options]" in words:
-        pytest.skip("a usage line, not a command")
     if program == "make":
         verbs = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
         assert {word for word in words if "=" not in word} <= verbs, f"{document}: {command}"
