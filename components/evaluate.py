@@ -20,6 +20,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - inputs and outputs of a step
     from pathlib import Path
 
     from vilam3 import steps
+    from vilam3.artifacts import write_json
     from vilam3.recipe import parse_resolved
 
     found = steps.evaluate(
@@ -30,6 +31,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 - inputs and outputs of a step
         model=Path(model.path),
         evaluation=Path(evaluation.path),
     ).comparison
+    write_json(Path(metrics.path), found.numbers())  # without files, the local cache takes the step for unfinished
+    write_json(Path(selection.path), found.selection.model_dump(mode="json"))
     for name, value in found.numbers().items():
         metrics.log_metric(name, value)
     selection.log_confusion_matrix(list(found.selection.labels), [list(row) for row in found.selection.counts])

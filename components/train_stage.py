@@ -20,6 +20,7 @@ def train_stage(
     from pathlib import Path
 
     from vilam3 import steps
+    from vilam3.artifacts import write_json
     from vilam3.recipe import parse_resolved
 
     result = steps.train_stage(
@@ -29,6 +30,8 @@ def train_stage(
         base=Path(base.path) if base else None,
         checkpoint=Path(checkpoint.path),
     )
-    metrics.log_metric("final_loss", result.final_loss)
-    metrics.log_metric("seconds", result.seconds)
+    figures = {"final_loss": result.final_loss, "seconds": result.seconds}
+    write_json(Path(metrics.path), figures)  # without a file, the local cache takes the step for unfinished
+    for name, value in figures.items():
+        metrics.log_metric(name, value)
     checkpoint.metadata.update(stage=stage, weights_digest=result.weights_digest)
