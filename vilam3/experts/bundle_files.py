@@ -44,6 +44,43 @@ args=(sys.stderr,)
 format=%(asctime)s %(levelname)s %(name)s: %(message)s
 """
 
+LOAD: Mapping[str, Any] = {"_target_": "LoadImaged", "keys": "image", "image_only": True, "reader": "NibabelReader"}
+INVERT: Mapping[str, Any] = {
+    "_target_": "Invertd",
+    "keys": "pred",
+    "transform": "@preprocessing",
+    "orig_keys": "image",
+    "nearest_interp": True,
+    "to_tensor": True,
+}
+SAVE: Mapping[str, Any] = {
+    "_target_": "SaveImaged",
+    "keys": "pred",
+    "output_dir": "@output_dir",
+    "output_ext": "@output_ext",
+    "output_dtype": "@output_dtype",
+    "output_postfix": "seg",
+    "separate_folder": "@separate_folder",
+    "resample": False,
+    "print_log": False,
+}
+EVALUATOR: Mapping[str, Any] = {
+    "_target_": "SupervisedEvaluator",
+    "device": "@device",
+    "val_data_loader": "@dataloader",
+    "network": "@network",
+    "inferer": "@inferer",
+    "postprocessing": "@postprocessing",
+    "val_handlers": "@handlers",
+    "amp": False,
+}
+CHECKPOINT_LOADER: Mapping[str, Any] = {
+    "_target_": "CheckpointLoader",
+    "load_path": "$@bundle_root + '/models/model.pt'",
+    "load_dict": {"model": "@network"},
+    "map_location": "@device",
+}
+
 
 def inference_config(
     *,
@@ -63,26 +100,6 @@ def inference_config(
         takes: How it is told what to read: ``input_dict`` or ``test_datalist``, with an example.
     """
     data = "$[@input_dict]" if "input_dict" in takes else "@test_datalist"
-    load = {"_target_": "LoadImaged", "keys": "image", "image_only": True, "reader": "NibabelReader"}
-    invert = {
-        "_target_": "Invertd",
-        "keys": "pred",
-        "transform": "@preprocessing",
-        "orig_keys": "image",
-        "nearest_interp": True,
-        "to_tensor": True,
-    }
-    save = {
-        "_target_": "SaveImaged",
-        "keys": "pred",
-        "output_dir": "@output_dir",
-        "output_ext": "@output_ext",
-        "output_dtype": "@output_dtype",
-        "output_postfix": "seg",
-        "separate_folder": "@separate_folder",
-        "resample": False,
-        "print_log": False,
-    }
     return {
         "bundle_root": ".",
         "output_dir": "$@bundle_root + '/eval'",
@@ -93,7 +110,7 @@ def inference_config(
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_def": dict(network_def),
         "network": "$@network_def.to(@device)",
-        "preprocessing": {"_target_": "Compose", "transforms": [load, *preprocessing]},
+        "preprocessing": {"_target_": "Compose", "transforms": [dict(LOAD), *preprocessing]},
         "dataset": {"_target_": "Dataset", "data": data, "transform": "@preprocessing"},
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
         "inferer": {
@@ -103,24 +120,10 @@ def inference_config(
             "overlap": 0.25,
             "mode": "gaussian",
         },
-        "postprocessing": {"_target_": "Compose", "transforms": [*postprocessing, invert, save]},
+        "postprocessing": {"_target_": "Compose", "transforms": [*postprocessing, dict(INVERT), dict(SAVE)]},
         "handlers": [],
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "postprocessing": "@postprocessing",
-            "val_handlers": "@handlers",
-            "amp": False,
-        },
-        "checkpointloader": {
-            "_target_": "CheckpointLoader",
-            "load_path": "$@bundle_root + '/models/model.pt'",
-            "load_dict": {"model": "@network"},
-            "map_location": "@device",
-        },
+        "evaluator": dict(EVALUATOR),
+        "checkpointloader": dict(CHECKPOINT_LOADER),
         "initialize": ["$@checkpointloader(@evaluator)"],
         "run": ["$@evaluator.run()"],
     }
@@ -147,7 +150,6 @@ def metadata(
         metrics: On the validation cases.
         roi_size: Size of a patch.
     """
-    shape = list(roi_size)
     return {
         "version": f"{__version__}+phantom",
         "changelog": {f"{__version__}+phantom": "fitted to phantoms"},
@@ -163,34 +165,35 @@ def metadata(
         "intended_use": INTENDED_USE,
         "eval_metrics": dict(metrics),
         "fitted": dict(provenance),
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "hounsfield" if modality == "CT" else "magnitude",
-                    "modality": modality,
-                    "num_channels": len(inputs),
-                    "spatial_shape": shape,
-                    "dtype": "float32",
-                    "value_range": [],
-                    "is_patch_data": True,
-                    "channel_def": {str(index): channel for index, channel in enumerate(inputs)},
-                }
-            },
-            "outputs": {
-                "pred": {
-                    "type": "image",
-                    "format": "segmentation",
-                    "num_channels": len(outputs),
-                    "spatial_shape": shape,
-                    "dtype": "float32",
-                    "value_range": [0, 1],
-                    "is_patch_data": True,
-                    "channel_def": dict(outputs),
-                }
-            },
-        },
+        "network_data_format": _data_format(modality, inputs, outputs, list(roi_size)),
     }
+
+
+def _data_format(
+    modality: str, inputs: Sequence[str], outputs: Mapping[str, str], patch_size: list[int]
+) -> dict[str, Any]:
+    image = {
+        "type": "image",
+        "format": "hounsfield" if modality == "CT" else "magnitude",
+        "modality": modality,
+        "num_channels": len(inputs),
+        "spatial_shape": patch_size,
+        "dtype": "float32",
+        "value_range": [],
+        "is_patch_data": True,
+        "channel_def": {str(index): channel for index, channel in enumerate(inputs)},
+    }
+    pred = {
+        "type": "image",
+        "format": "segmentation",
+        "num_channels": len(outputs),
+        "spatial_shape": patch_size,
+        "dtype": "float32",
+        "value_range": [0, 1],
+        "is_patch_data": True,
+        "channel_def": dict(outputs),
+    }
+    return {"inputs": {"image": image}, "outputs": {"pred": pred}}
 
 
 def write_bundle(
