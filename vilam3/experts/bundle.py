@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from vilam3.artifacts import sha256_file
 from vilam3.data.nifti import write_volume
 from vilam3.data.study import Volume
-from vilam3.errors import CheckpointError, NotFoundError
+from vilam3.errors import CheckpointError, NotFoundError, VilaM3Error
 from vilam3.experts.scripts import BundleScripts
 
 CONFIG = "configs/inference.json"
@@ -42,13 +42,15 @@ WEIGHTS_KEY = "model"
 UNVISITED = 255  # what the published post-processing writes where the network gave no number
 GRID_TOLERANCE_MM = 0.01
 
-# What MONAI prints and warns about for every study, though nothing is wrong: an optional CUDA reader that is not
-# installed, a default that changed before our pin, preprocessing that has nothing to invert, each file it writes.
-NOISY_LOGGERS = ("monai.data.image_writer", "monai.data.nvimgcodec_pydicom_plugin")
+# What MONAI prints and warns about for every study, though nothing is wrong: each file it writes, an optional CUDA
+# reader that is not installed, a default that changed before our pin, preprocessing that has nothing to invert, and
+# torch's own use of TorchScript, which it imports. Ignite logs each error that it raises as well.
+NOISY_LOGGERS = ("monai.data.image_writer", "monai.data.nvimgcodec_pydicom_plugin", "ignite.engine.engine")
 NOISE = (
     "NvImgCodecPydicomReader: nvImageCodec decoder plugin did not register",
     ".*Orientationd.__init__:labels: Current default value",
     "inverse has been called but no invertible transforms",
+    "`torch.jit.[a-z]+` is deprecated",
 )
 
 Ids = NDArray[np.uint8]
@@ -122,6 +124,7 @@ class Bundle:
 
         Raises:
             CheckpointError: the bundle cannot be used, or its answer is not on the grid it was asked about.
+            VilaM3Error: the bundle failed on this image.
         """
         with self._lock, tempfile.TemporaryDirectory(prefix="vilam3-bundle-") as scratch:
             files = _write_channels(Path(scratch), volumes)
@@ -130,8 +133,21 @@ class Bundle:
             item: dict[str, Any] = {"image": files[0] if len(files) == 1 else files}
             if label_prompt is not None:
                 item["label_prompt"] = list(label_prompt)
-            self._evaluator(item, out).run()
+            self._run(item, out)
             return self._read_answer(out, like=volumes[0])
+
+    def _run(self, item: Mapping[str, Any], out: Path) -> None:
+        try:
+            self._evaluator(item, out).run()
+        except VilaM3Error:
+            raise
+        except Exception as error:  # MONAI wraps whatever goes wrong in its own chain of errors
+            first: BaseException = error
+            while first.__cause__ is not None:
+                first = first.__cause__
+            raise VilaM3Error(
+                f"expert bundle {self.root.name} {self.version}: failed on this study ({type(first).__name__}: {first})"
+            ) from error
 
     def network(self) -> Any:  # noqa: ANN401 - a torch module, which must not be imported to parse a command line
         """The loaded network, in evaluation mode.
@@ -144,10 +160,10 @@ class Bundle:
         return self._network
 
     def _parser(self, overrides: Mapping[str, Any]) -> Any:  # noqa: ANN401 - MONAI ships no types
+        _quieten()
         from monai.bundle import ConfigParser  # noqa: PLC0415 - seconds to import
         from torch import device  # noqa: PLC0415 - likewise
 
-        _quieten()
         config = copy.deepcopy(self._config)
         config |= {"bundle_root": str(self.root), "device": device(self.device)} | dict(overrides)
         config["_meta_"] = dict(self.metadata)
@@ -206,9 +222,13 @@ class Bundle:
                 f"expert bundle {self.root}: its SaveImaged wrote {len(written)} files instead of one .nii.gz; "
                 f"check that {CONFIG} uses output_dir and output_ext"
             )
-        image: Any = nib.as_closest_canonical(nib.load(written[0]))
-        ids = np.nan_to_num(np.asanyarray(image.dataobj), nan=0)
-        ids = ids.reshape(ids.shape[:3]) if ids.ndim > 3 and ids.size == np.prod(ids.shape[:3]) else ids  # noqa: PLR2004 - space
+        stored: Any = nib.load(written[0])
+        spatial = (*stored.shape, 1, 1, 1)[:3]  # MONAI's writer drops axes of length 1 at the end
+        if int(np.prod(stored.shape)) != int(np.prod(spatial)):
+            raise CheckpointError(f"expert bundle {self.root}: its answer has several channels {stored.shape}, not one")
+        voxels = np.nan_to_num(np.asanyarray(stored.dataobj).reshape(spatial), nan=0)
+        image: Any = nib.as_closest_canonical(nib.Nifti1Image(voxels.astype(np.uint8), stored.affine))
+        ids = np.asanyarray(image.dataobj)
         if ids.shape != like.voxels_XYZ.shape or not np.allclose(image.affine, like.affine_RAS, atol=GRID_TOLERANCE_MM):
             raise CheckpointError(
                 f"expert bundle {self.root}: its answer of shape {ids.shape} is not on the grid of the image "
@@ -219,7 +239,7 @@ class Bundle:
 
 def _quieten() -> None:
     for name in NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
 

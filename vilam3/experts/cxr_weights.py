@@ -7,6 +7,7 @@ torchxrayvision become empty shells: only the tensors are taken out, under the n
 
 import pickle  # read with the allow-list below
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -70,6 +71,8 @@ def read_state(path: Path) -> State:
     """
     if not path.is_file():
         raise CheckpointError(f"CXR weights {path}: no such file; download it or write an ensemble.json without it")
+    if _is_script(path):
+        raise CheckpointError(f"CXR weights {path}: is a script, not weights; download the file again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old files carry source text, and torch compares it with ours
@@ -85,6 +88,14 @@ def read_state(path: Path) -> State:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"CXR weights {path}: holds neither a state dict nor a module; download the file again")
     return state
+
+
+def _is_script(path: Path) -> bool:
+    """Whether torch would hand the file to its script interpreter instead of our unpickler."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def _state_of(module: nn.Module) -> State:

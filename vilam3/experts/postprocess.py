@@ -118,6 +118,4 @@ def _like(scores: Any, labels: torch.Tensor) -> Any:  # noqa: ANN401 - MONAI's t
         return labels
     from monai.data import MetaTensor  # noqa: PLC0415 - seconds to import
 
-    labelled = MetaTensor(labels, affine=scores.affine, meta=scores.meta)
-    labelled.applied_operations = scores.applied_operations
-    return labelled
+    return MetaTensor(labels, meta=scores.meta, applied_operations=scores.applied_operations)

@@ -71,7 +71,7 @@ class Vista3d:
         if not prompt:
             known = ", ".join(name for label_id, name in GROUPS["organs"].items() if label_id in self.labels)
             raise ExpertError(
-                f"{NAME} {self.bundle.version} was not trained on anything of {group!r}; it knows {known}, for example."
+                f"{NAME} {self.bundle.version} was not trained on anything of {group!r}; it knows {known}."
             )
         return prompt
 
