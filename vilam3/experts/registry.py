@@ -107,7 +107,7 @@ class Registry:
         return self._experts[call.expert].run(study, call.argument, slice_index=slice_index)
 
     def describe(self) -> list[dict[str, Any]]:
-        """One entry for each expert for people and programs: name, modality, arguments, version where it has one."""
+        """One entry for each expert for people and programs: name, modality, arguments, version, intended use."""
         return [_describe(self._experts[name]) for name in self.names]
 
 
@@ -129,11 +129,13 @@ def _open(point: EntryPoint, root: Path, *, dialect: Dialect, device: str) -> Ex
 
 
 def _describe(expert: Expert) -> dict[str, Any]:
-    version = getattr(getattr(expert, "bundle", None) or getattr(expert, "plan", None), "version", "")
+    bundle, plan = getattr(expert, "bundle", None), getattr(expert, "plan", None)
+    metadata = getattr(bundle, "metadata", {})
     return {
         "name": expert.name,
         "modality": expert.modality,
         "arguments": list(expert.arguments),
-        "version": version,
+        "version": getattr(bundle or plan, "version", ""),
+        "intended_use": metadata.get("intended_use", "") or getattr(plan, "intended_use", ""),
         "card": expert.card.strip(),
     }
