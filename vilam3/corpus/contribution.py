@@ -104,7 +104,7 @@ def _conversations(patient: Patient, dialect: Dialect) -> Iterator[tuple[str, st
         yield dataset, item.task, consulting(patient, item, truth, grammar=grammar, cards=cards(), dialect=dialect)
         if item.task == SEGMENT_TASK:
             continue  # nobody can draw a segmentation from looking, so there is no direct answer to learn
-        yield "vqa", item.task, direct(patient, item, grammar=grammar, dialect=dialect)
+        yield f"vqa_{patient.kind}", item.task, direct(patient, item, grammar=grammar, dialect=dialect)
         pictures = views(patient.study, slice_index=item.slice_index)
         yield "vqa_plain", item.task, plain(item.question, item.answer, pictures)
 

@@ -13,7 +13,8 @@ from vilam3.data.sample import Question, Sample
 from vilam3.experts.facts import cards
 
 SHORT = ("yes", "no")
-DATASETS = ("captions", "expert_brats", "expert_cxr", "expert_vista3d", "glossary", "reading", "vqa", "vqa_plain")
+DIRECT = ("vqa_ct", "vqa_cxr", "vqa_mri")
+DATASETS = ("captions", "expert_brats", "expert_cxr", "expert_vista3d", "glossary", "reading", *DIRECT, "vqa_plain")
 
 
 def samples_of(corpus: Path, dataset: str) -> list[Sample]:
@@ -93,7 +94,8 @@ def test_direct_answers_are_learned_on_the_same_questions(corpus: Path) -> None:
     """The model without experts is a fair opponent: as many samples, about the same slices."""
     experts = ("expert_vista3d", "expert_brats", "expert_cxr")
     consulted = [sample for name in experts for sample in samples_of(corpus, name)]
-    assert learned([s for s in consulted if s.task != "ct_segment"]) == learned(samples_of(corpus, "vqa"))
+    answered = [sample for name in DIRECT for sample in samples_of(corpus, name)]
+    assert learned([s for s in consulted if s.task != "ct_segment"]) == learned(answered)
 
 
 def learned(samples: list[Sample]) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -63,7 +63,7 @@ def _chest(rng: np.random.Generator, grid: Grid, findings: dict[str, bool], cont
         extent = rng.uniform(0.0, 1.0)
         if findings[name]:
             draw(grey, grid, lung & ~heart, centre, radii, contrast, extent)
-    for name, radius_mm, amount in (("Consolidation", 26.0, 42.0), ("Nodule", 9.5, 62.0)):
+    for name, radius_mm, amount in (("Consolidation", 34.0, 52.0), ("Nodule", 13.0, 72.0)):
         lung, centre, _ = lungs[int(rng.integers(2))]
         spot = (centre[0] + rng.uniform(-60, 45), centre[1] + rng.uniform(-20, 20))
         soft = np.exp(-1.2 * grid.level(spot, (radius_mm, radius_mm)) ** 2)
@@ -84,7 +84,7 @@ def _effusion(
     """Fluid at the base: bright below a meniscus that climbs towards the chest wall."""
     rows, columns = grid.axes_mm
     wall = np.abs(columns - centre[1]) / radii[1]
-    surface = 88.0 - (18.0 + 14.0 * extent) - 14.0 * wall
+    surface = 88.0 - (28.0 + 14.0 * extent) - 14.0 * wall
     fluid = lung & np.broadcast_to(rows > surface, grid.shape)
     grey[fluid] += 75.0 * contrast
 
