@@ -63,6 +63,7 @@ def test_several_dicom_files_become_one_study(client: TestClient, dicom_series: 
         ("cut.png", huge_png()[:20], 400, "png"),
         ("escape.zip", zipped(("../../etc/passwd", b"x")), 400, "leads out"),
     ],
+    ids=["text", "cut zip", "bomb", "empty", "huge", "cut picture", "escape"],  # zips hold the time: no name for a test
 )
 def test_damaged_and_hostile_files_are_refused(
     client: TestClient, service: Service, tmp_path: Path, name: str, content: bytes, status: int, word: str
