@@ -19,6 +19,7 @@ from vilam3.settings import Part, Stage
 from vilam3.train.gradients import accumulate
 from vilam3.train.prefix import loss_after_prefix
 
+ADAM_BETA1 = 0.9
 PARTS: tuple[Part, ...] = ("vision_tower", "mm_projector", "llm")
 
 
@@ -71,7 +72,7 @@ def make_optimizer(model: nn.Module, stage: Stage) -> torch.optim.AdamW:
         {"params": [weight for weight in learning if weight.ndim > 1], "weight_decay": stage.weight_decay},
         {"params": [weight for weight in learning if weight.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=stage.learning_rate)
+    return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(ADAM_BETA1, stage.adam_beta2))
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, stage: Stage, *, steps: int) -> LambdaLR:
