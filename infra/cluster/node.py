@@ -111,21 +111,31 @@ def children(
     }
     serving = authority.sign(name, file="kubelet-server", hosts=[name, addresses.node])
     files = node_files.write(
-        layout, addresses=addresses, cni_programs=cni, proxy_client=clients["kube-proxy"], serving=serving,
+        layout,
+        addresses=addresses,
+        cni_programs=cni,
+        proxy_client=clients["kube-proxy"],
+        serving=serving,
         clients_authority=authority.files.certificate,
-    )  # fmt: skip
-    lines = {
-        "containerd": [shutil.which("containerd"), f"--config={files.containerd}"],
+    )
+    lines: dict[str, list[str | Path]] = {
+        "containerd": [shutil.which("containerd") or "containerd", f"--config={files.containerd}"],
         "kube-scheduler": [
-            programs["kube-scheduler"], f"--kubeconfig={clients['kube-scheduler']}", "--leader-elect=false",
-            "--secure-port=0", "--profiling=false",
+            programs["kube-scheduler"],
+            f"--kubeconfig={clients['kube-scheduler']}",
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--profiling=false",
         ],
         "kubelet": [
-            programs["kubelet"], f"--config={files.kubelet}", f"--kubeconfig={clients[f'node:{name}']}",
-            f"--hostname-override={name}", f"--node-ip={addresses.node}",
+            programs["kubelet"],
+            f"--config={files.kubelet}",
+            f"--kubeconfig={clients[f'node:{name}']}",
+            f"--hostname-override={name}",
+            f"--node-ip={addresses.node}",
         ],
         "kube-proxy": [programs["kube-proxy"], f"--config={files.proxy}"],
-    }  # fmt: skip
+    }
     return [Child(name=child, command=[str(word) for word in line]) for child, line in lines.items()]
 
 
