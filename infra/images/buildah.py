@@ -11,7 +11,8 @@ from infra.images.store import Store
 from vilam3.errors import ClusterError
 
 ISOLATION = "chroot"
-CERTIFICATES = Path("/etc/ssl/certs")  # of this machine: a build must trust what the machine trusts
+# Of this machine, as the base has it: a build must trust what the machine trusts.
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 SHOWN_LINES = 15
 
 
@@ -24,7 +25,7 @@ def build(dockerfile: Path, *, name: str, target: str = "", arguments: Mapping[s
     command = ["bud", "--layers", "--isolation", ISOLATION, "--format", "oci", "--tag", name, "--file", str(dockerfile)]
     if target:
         command += ["--target", target]
-    if CERTIFICATES.is_dir():
+    if CERTIFICATES.exists():
         command += ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
     for key, value in (arguments or {}).items():
         command += ["--build-arg", f"{key}={value}"]

@@ -3,7 +3,9 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from infra.cluster.tools import cache
@@ -55,21 +57,38 @@ def build(image: Image, *, registry: str, engine: Engine, say: Say) -> str:
 
 def environment(image: Image, *, say: Say) -> str:
     """Reference of the image's environment in buildah's storage: there already, restored, or built."""
-    base = _restored(debian.reference()) or debian.build(store())
+    base = _base(say=say)
     name = image.environment(base)
     if not _restored(name):
         say(f"building {name}, once for its lock ...")
-        buildah.build(image.dockerfile, name=name, target=f"{image.role}-environment", arguments={"BASE_IMAGE": base})
-        buildah.push(name, store())
+        with _timed(name):
+            _build_environment(image, name=name, base=base)
+    return name
+
+
+def _build_environment(image: Image, *, name: str, base: str) -> None:
+    target = f"{image.role}-environment"
+    buildah.build(image.dockerfile, name=name, target=target, arguments={"BASE_IMAGE": base})
+    buildah.push(name, store())
+
+
+def _base(*, say: Say) -> str:
+    """Reference of the base in buildah's storage."""
+    name = debian.reference()
+    if not _restored(name):
+        say(f"building {name} of Debian's packages ...")
+        with _timed(name):
+            debian.build(store())
     return name
 
 
 def _build_offline(image: Image, *, name: str, say: Say) -> None:
-    arguments = {"BASE_IMAGE": _restored(debian.reference()) or debian.build(store())}
+    arguments = {"BASE_IMAGE": _base(say=say)}
     if image.has_environment:
         arguments[image.argument] = environment(image, say=say)
-    buildah.build(image.dockerfile, name=name, target=image.target, arguments=arguments)
-    buildah.push(name, store())
+    with _timed(name):
+        buildah.build(image.dockerfile, name=name, target=image.target, arguments=arguments)
+        buildah.push(name, store())
 
 
 def _build_with_docker(image: Image, *, name: str) -> None:
@@ -84,3 +103,13 @@ def _restored(name: str) -> str:
     if not buildah.has(name) and store().has(name):
         buildah.pull(name, store())
     return name if buildah.has(name) else ""
+
+
+@contextmanager
+def _timed(name: str) -> Iterator[None]:
+    """Note how long `name` took; its children's processor time too, since a wall clock also measures the neighbours."""
+    began, used = time.monotonic(), os.times()
+    yield
+    now = os.times()
+    cpu_s = now.children_user + now.children_system - used.children_user - used.children_system
+    store().note(name, wall_s=time.monotonic() - began, cpu_s=cpu_s)

@@ -12,11 +12,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from vilam3.artifacts import whole_file
+from vilam3.artifacts import whole_file, write_json
 from vilam3.errors import NotFoundError
 
 NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"
+TOOK = "build-times.json"
 LAYOUT = {"imageLayoutVersion": "1.0.0"}
 
 
@@ -65,6 +66,23 @@ class Store:
                     blob = self._blob(digest)
                     archive.add(blob, arcname=str(blob.relative_to(self.root)), filter=_without_owner)
         return out
+
+    def note(self, name: str, **took: float) -> None:
+        """Keep what building the image took."""
+        write_json(self.root / TOOK, self.notes() | {name: took})
+
+    def notes(self) -> dict[str, dict[str, float]]:
+        """What building each image took, the last time."""
+        file = self.root / TOOK
+        return json.loads(file.read_bytes()) if file.exists() else {}
+
+    def remove(self, name: str) -> None:
+        """Forget the image, and its blobs that no other has."""
+        index = json.loads((self.root / "index.json").read_bytes())
+        index["manifests"] = [descriptor for descriptor in index["manifests"] if _name(descriptor) != name]
+        write_json(self.root / "index.json", index)
+        write_json(self.root / TOOK, {other: took for other, took in self.notes().items() if other != name})
+        self.prune()
 
     def prune(self) -> None:
         """Remove the blobs of images that were built anew since."""
