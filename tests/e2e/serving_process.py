@@ -1,7 +1,7 @@
 """The real server with a rule-following engine, in its own process: ``python -m tests.e2e.serving_process PORT``.
 
-``--role vlm`` and ``--role expert`` serve the engine and one expert alone; the orchestrator needs no fake and is started
-as users start it, with `vilam3 serve --role orchestrator`.
+``--role vlm`` and ``--role expert`` serve the engine and one expert alone; the orchestrator needs no fake and is
+started as users start it, with `vilam3 serve --role orchestrator`.
 """
 
 import argparse
@@ -59,9 +59,7 @@ def _part(given: argparse.Namespace, place: Place) -> Part:
         )
     consultant = Consultant(engine=engine, experts=experts, model_digest=DIGEST)
     service = Service.create(consultant, tenants=place.tenants, work=place.work)
-    return Part(
-        install=lambda app: install(app, service), models=lambda: [ChatModel(service)], close=service.close
-    )
+    return Part(install=lambda app: install(app, service), models=lambda: [ChatModel(service)], close=service.close)
 
 
 if __name__ == "__main__":
