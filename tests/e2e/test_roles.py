@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import gzip
-import io
 import json
 import signal
 import subprocess
@@ -84,12 +83,9 @@ def client() -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def volume() -> bytes:
-    stream = io.BytesIO()
-    image = nib.Nifti1Image(
-        np.linspace(-1000, 400, 480).reshape(8, 10, 6).astype(np.int16), np.diag([-2.0, 2.0, 3.0, 1.0])
-    )
-    image.to_file_map({"image": nib.FileHolder(fileobj=stream), "header": nib.FileHolder(fileobj=stream)})
-    return stream.getvalue()
+    voxels = np.linspace(-1000, 400, 480).reshape(8, 10, 6).astype(np.int16)
+    content: bytes = nib.Nifti1Image(voxels, np.diag([-2.0, 2.0, 3.0, 1.0])).to_bytes()
+    return content
 
 
 def uploaded(client: httpx.Client, served_: Served, volume: bytes) -> dict[str, Any]:
