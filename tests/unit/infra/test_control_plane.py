@@ -96,7 +96,6 @@ def test_a_plan_is_read_back_as_it_was_written(layout: Layout) -> None:
         addresses=Addresses.of_slot(7),
         children=[Child(name="a", command=["b", "--c"], environment={"D": "e"})],
         setup=[["mount", "x"]],
-        created=["/y"],
     )
     plan.write(layout.plan)
     assert Plan.read(layout.plan) == plan
