@@ -31,7 +31,7 @@ def choose() -> Engine:
     Raises:
         PrerequisiteError: Neither can be used; says what would help.
     """
-    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:  # noqa: S607
+    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:  # noqa: S607 - the docker of this machine
         return "docker"
     absent = [program for program in OFFLINE_PROGRAMS if shutil.which(program) is None]
     if absent:
