@@ -26,7 +26,7 @@ def main() -> None:
     port, model, experts, studies = sys.argv[1:]
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
-    serve.run(app(Settings(model=model, experts=experts, studies=studies)), name="vilam3")
+    serve.run(app(Settings(model=model, experts=experts, studies=studies, without_keys=True)), name="vilam3")
     print("ready", flush=True)  # noqa: T201 - a program
     handles = {"VISTA3D": serve.get_deployment_handle("VISTA3D", app_name="vilam3")}
     asked = HandleExperts(handles, [Listed(name="VISTA3D")])
