@@ -184,7 +184,12 @@ class RemoteEngine:
         if data == DONE:
             reply.is_whole = bool(reply.reason)
             return ""
-        chunk = json.loads(data)
+        try:
+            chunk: dict[str, Any] = json.loads(data)
+        except ValueError as error:
+            raise EngineError(
+                f"engine {self.url}: what it streams is not understood; is it of this version?"
+            ) from error
         if "error" in chunk:
             message, kind = chunk["error"].get("message", ""), chunk["error"].get("type", "")
             if kind == "invalid_request_error":

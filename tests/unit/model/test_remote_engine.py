@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from serving.lanes import Lane
 from serving.tenants import Tenants
 from serving.vlm import ModelService, install
 from tests.unit.serving.fakes import RuleEngine
@@ -133,6 +134,18 @@ def test_a_key_is_needed_where_there_are_keys(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("VILAM3_API_KEY", "alpha-key-0123456789")
         with RemoteEngine(url) as engine:
             assert engine.generate([HELLO], GREEDY)[0].finish_reason == "stop"
+
+
+def test_a_caller_who_waits_for_a_place_hears_that_the_service_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a silent service is believed to be alive."""
+    monkeypatch.setattr("vilam3.services.engine.SILENT_S", 0.5)
+    service = ModelService(engine=RuleEngine(), digest="", dialect="demo", tenants=Tenants())
+    service.replies, app = Lane("replies", workers=1, waiting=4), FastAPI()
+    blocking = service.replies.submit(lambda: time.sleep(1.5))
+    install(app, service)
+    with live(app) as url, RemoteEngine(url) as engine:
+        assert engine.generate([HELLO], GREEDY)[0].finish_reason == "stop"
+        assert blocking.done()
 
 
 def test_a_cancelled_reply_ends_without_an_error() -> None:
