@@ -8,8 +8,10 @@
     │   ├── CheckpointError     a model directory: missing, corrupt or of the wrong shape
     │   ├── ExpertError         unknown expert, unknown argument, wrong modality
     │   ├── GateError           a challenger that must not be promoted
-    │   └── NotFoundError       a run, study, answer or model that is not there: HTTP 404
+    │   ├── NotFoundError       a run, study, answer or model that is not there: HTTP 404
+    │   └── PrerequisiteError   a program, right or kernel feature that this machine lacks
     ├── ArtifactError           an output that could not be written or read back whole
+    ├── ClusterError            Kubernetes refused, is out of reach or did not get ready
     ├── TrackingError           MLflow
     ├── PreemptedError          asked to end; the state is saved, run it again: exit 75
     └── EngineError             the model server or engine failed or is out of reach: HTTP 503
@@ -67,8 +69,16 @@ class NotFoundError(UserError):
     http_status = 404
 
 
+class PrerequisiteError(UserError):
+    """This machine lacks a program, a right or a kernel feature; the text says how to come by it."""
+
+
 class ArtifactError(VilaM3Error):
     """An output could not be written whole, or does not match its digest."""
+
+
+class ClusterError(VilaM3Error):
+    """A Kubernetes cluster refused, is out of reach or did not get ready."""
 
 
 class TrackingError(VilaM3Error):

@@ -1,0 +1,52 @@
+"""The node's container runtime, spoken to from outside of the node's namespaces."""
+
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from infra.cluster.node_files import SOCKET
+from vilam3.errors import ClusterError, NotFoundError
+
+NAMESPACE = "k8s.io"  # containerd's, in which the kubelet looks for images
+READY_TIMEOUT_S = 120.0
+POLL_S = 0.5
+
+
+def load(archive: Path, *, inside: int) -> list[str]:
+    """Import the images of `archive` and return their names.
+
+    Args:
+        archive: OCI or docker archive.
+        inside: A process of the node, whose namespaces are entered.
+
+    Raises:
+        NotFoundError: There is no such file.
+        ClusterError: The runtime does not take it.
+    """
+    if not archive.is_file():
+        raise NotFoundError(f"image archive {archive}: no such file; make image writes them")
+    _wait_until_ready(inside)
+    with archive.open("rb") as stream:  # the node may see another file under this name
+        ran = _ctr(["images", "import", "-"], inside=inside, stdin=stream)
+    if ran.returncode:
+        raise ClusterError(f"image archive {archive}: containerd does not take it: {ran.stderr.strip()}")
+    return re.findall(r"^unpacking (\S+)", ran.stdout, re.MULTILINE)
+
+
+def _wait_until_ready(inside: int) -> None:
+    until = time.monotonic() + READY_TIMEOUT_S
+    while _ctr(["version"], inside=inside).returncode:
+        if time.monotonic() > until:
+            raise ClusterError(f"containerd does not answer after {READY_TIMEOUT_S:.0f} s; its log is containerd.log")
+        time.sleep(POLL_S)
+
+
+def _ctr(
+    arguments: Sequence[str], *, inside: int, stdin: IO[bytes] | int = subprocess.DEVNULL
+) -> "subprocess.CompletedProcess[str]":
+    enter = ["nsenter", f"--target={inside}", "--mount", "--pid", "--net", "--"]
+    command = [*enter, "ctr", f"--address={SOCKET}", f"--namespace={NAMESPACE}", *arguments]
+    return subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments

@@ -1,0 +1,3 @@
+module vilam3.local/images/pause
+
+go 1.26.0
