@@ -29,6 +29,7 @@ RUN VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip sync --no-cache --require-hashes \
       --build-constraints requirements/build.txt requirements/ops.txt
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY vilam3 vilam3
+COPY infra/platform infra/platform
 RUN VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip install --no-cache --no-deps \
       --build-constraints requirements/build.txt .
 
@@ -38,6 +39,7 @@ RUN VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip sync --no-cache --require-hashes \
       --build-constraints requirements/build.txt requirements/gpu.txt
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY vilam3 vilam3
+COPY infra/platform infra/platform
 RUN VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip install --no-cache --no-deps \
       --build-constraints requirements/build.txt .
 

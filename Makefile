@@ -16,6 +16,7 @@ COMPILE := pip compile --universal --python-version 3.11 --generate-hashes \
 # The stamp is named for what was installed, so that a checkout of another commit installs and a repeat does not.
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml requirements/*.txt | sha256sum | cut -c1-16)
 AREAS ?=
+CHART := charts/vilam3
 RECIPE ?= pipelines/recipes/tiny.toml
 REGISTRY ?= localhost
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -72,9 +73,16 @@ docs: setup ## Write docs/cli.md from the command line's own parser
 compile: setup ## Compile the pipelines to runs/compiled/*.yaml
 	@$(BIN)/vilam3 pipeline compile --recipe $(RECIPE) --out runs/compiled
 
+.PHONY: charts
+charts: setup ## Write what the chart carries and how its scenarios render (needs Go, for helm)
+	@for recipe in pipelines/recipes/*.toml; do \
+		$(BIN)/vilam3 pipeline compile --recipe $$recipe --out $(CHART)/files/pipelines/$$(basename $$recipe .toml) >/dev/null; \
+	done
+	@$(BIN)/python -m tests.golden.charts.rendered
+
 .PHONY: verify
-verify: setup docs ## Regenerate what is generated and fail if it differs from what is committed
-	@git diff --exit-code -- docs/cli.md
+verify: setup docs charts ## Regenerate what is generated and fail if it differs from what is committed
+	@git diff --exit-code -- docs/cli.md $(CHART) tests/golden/charts
 	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/golden
 
 .PHONY: lock
