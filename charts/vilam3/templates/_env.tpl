@@ -45,10 +45,19 @@
 {{ include "vilam3.env.s3" . }}
 {{- end }}
 
-{{/* API keys are a file, mounted from the Secret. */}}
+{{/* API keys are a file, mounted from the Secret; every part asks for one. */}}
 {{- define "vilam3.keys.env" -}}
 - name: VILAM3_API_KEYS_FILE
   value: /etc/vilam3/keys
+{{- end }}
+
+{{/* The key with which one part calls another. */}}
+{{- define "vilam3.keys.internal" -}}
+- name: VILAM3_API_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.serving.apiKeysSecret }}
+      key: internal
 {{- end }}
 
 {{- define "vilam3.keys.mount" -}}

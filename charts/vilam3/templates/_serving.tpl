@@ -66,10 +66,10 @@ topologySpreadConstraints:
 {{/* Mounts and volumes of a process with a model: (list $ models). */}}
 {{- define "vilam3.model.mounts" -}}
 {{- $root := first . -}}
-{{- list (include "vilam3.scratch.mounts" $root) (include "vilam3.shm.mount" $root) (include "vilam3.models.mounts" . | trim) | compact | join "\n" -}}
+{{- list (include "vilam3.scratch.mounts" $root) (include "vilam3.keys.mount" $root) (include "vilam3.shm.mount" $root) (include "vilam3.models.mounts" . | trim) | compact | join "\n" -}}
 {{- end }}
 
 {{- define "vilam3.model.volumes" -}}
 {{- $root := first . -}}
-{{- list (include "vilam3.scratch.volumes" $root) (include "vilam3.shm.volume" $root) (include "vilam3.models.volumes" . | trim) | compact | join "\n" -}}
+{{- list (include "vilam3.scratch.volumes" $root) (include "vilam3.keys.volume" $root) (include "vilam3.shm.volume" $root) (include "vilam3.models.volumes" . | trim) | compact | join "\n" -}}
 {{- end }}

@@ -18,8 +18,17 @@
   summary: More than 5 % of the questions fail.
   description: Callers get errors instead of answers.
   runbook: answers-fail.md
+- name: VilaM3AnswersDegraded
+  expr: >-
+    sum(rate(vilam3_requests_total{ {{- $here }},service="{{ $service }}",outcome="degraded"}[15m]))
+    / sum(rate(vilam3_requests_total{ {{- $here }},service="{{ $service }}"}[15m])) > 0.1
+  for: 15m
+  severity: warning
+  summary: Answers come without their experts.
+  description: More than one answer in ten says that an expert was not available, failed or was too slow.
+  runbook: answers-fail.md
 - name: VilaM3ExpertQueueLong
-  expr: max by (expert) (sum by (expert) (vilam3_queue_depth{ {{- $here }},service="{{ $service }}"})) > {{ $monitoring.queueDepthAlert }}
+  expr: sum by (expert) (vilam3_queue_depth{ {{- $here }},service="{{ $service }}"}) > {{ $monitoring.queueDepthAlert }}
   for: 10m
   severity: warning
   summary: Calls wait for an expert.

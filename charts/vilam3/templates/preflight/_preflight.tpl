@@ -27,7 +27,7 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 
 {{/* Secrets that are referred to, as name:key, in this namespace. */}}
 {{- define "vilam3.secrets" -}}
-{{- $secrets := list (printf "%s:keys" .Values.serving.apiKeysSecret) -}}
+{{- $secrets := list (printf "%s:keys" .Values.serving.apiKeysSecret) (printf "%s:internal" .Values.serving.apiKeysSecret) -}}
 {{- with .Values.storage.secret }}{{ $secrets = concat $secrets (list (printf "%s:AWS_ACCESS_KEY_ID" .) (printf "%s:AWS_SECRET_ACCESS_KEY" .)) }}{{ end -}}
 {{- if .Values.mlflow.enabled -}}
 {{- if .Values.mlflow.postgresql.enabled -}}
