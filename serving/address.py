@@ -1,19 +1,8 @@
 """Where the server listens: checked before anything slow is loaded."""
 
-import ipaddress
 import socket
 
 from vilam3.errors import UserError
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_free(host: str, port: int) -> None:

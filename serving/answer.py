@@ -4,38 +4,38 @@ Health probes stay fast because nothing here blocks the event loop, and nothing 
 leaves, generation stops at the next token and no further expert starts.
 """
 
-import asyncio
-import contextlib
 import logging
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from serving import metrics
 from serving.completion import Answered, ExpertEnded, completion
+from serving.flow import Flow
 from serving.inquiry import Inquiry, prepare
-from serving.lanes import Lane
-from serving.refusals import GoneError
+from serving.lanes import Lane, Places
+from serving.presence import Gone
 from serving.results import ResultStore
 from serving.studies import StudyStore
 from serving.tenants import Tenants
 from serving.wire import ChatRequest, Usage
 from vilam3.consultant import Consultant
-from vilam3.dialogue.drive import Bounds, Event, ExpertFinished, ReplyFinished, answer
+from vilam3.data.study import Study
+from vilam3.dialogue.drive import Bounds, Event, ExpertFinished, ExpertStarted, ReplyFinished, answer
 from vilam3.dialogue.loop import Transcript
 from vilam3.dialogue.record import expert_call, notes
 from vilam3.errors import ArtifactError, VilaM3Error
+from vilam3.objects import FolderStore
+from vilam3.shelf import Shelf
 
 T = TypeVar("T")
 DEADLINE_S = 120.0
-GONE_EVERY_S = 0.1  # how often it is asked whether the caller has left
+PER_TENANT = 16
 
 log = logging.getLogger(__name__)
-Gone = Callable[[], Awaitable[bool]]
 
 
 Progress = Event | ExpertEnded | Answered
@@ -43,13 +43,27 @@ Progress = Event | ExpertEnded | Answered
 
 @dataclass(slots=True, kw_only=True)
 class Service:
-    """Everything the routes need; lives as long as the server."""
+    """Everything the routes need; lives as long as the server.
 
-    consultant: Consultant
+    Attributes:
+        consult: Gives the model and experts as they are now; those of other services come and go.
+        tenants: Who may ask.
+        studies: What is asked about.
+        results: What answers leave behind.
+        deadline_s: Longest time for one answer.
+        places: Answers at a time for one tenant.
+        dialogues: Where answers are made.
+        readers: Where files are read.
+        experts: Where experts are run or waited for.
+        started: Unix time.
+    """
+
+    consult: Callable[[], Consultant]
     tenants: Tenants
     studies: StudyStore
     results: ResultStore
     deadline_s: float = DEADLINE_S
+    places: Places = field(default_factory=lambda: Places(PER_TENANT))
     dialogues: Lane = field(default_factory=lambda: Lane("dialogues", workers=2, waiting=16))
     readers: Lane = field(default_factory=lambda: Lane("readers", workers=2, waiting=32))
     experts: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="experts"))
@@ -57,13 +71,19 @@ class Service:
 
     @classmethod
     def create(cls, consultant: Consultant, *, tenants: Tenants, work: Path) -> "Service":
-        """A service that keeps its files below `work`."""
+        """A service of one process that keeps its files below `work`."""
+        objects = FolderStore(work)
         return cls(
-            consultant=consultant,
+            consult=lambda: consultant,
             tenants=tenants,
-            studies=StudyStore(work / "studies"),
-            results=ResultStore(work / "results"),
+            studies=StudyStore(Shelf(objects)),
+            results=ResultStore(objects),
         )
+
+    @property
+    def consultant(self) -> Consultant:
+        """The model and experts as they are now."""
+        return self.consult()
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run blocking reading off the event loop."""
@@ -71,14 +91,15 @@ class Service:
 
     async def inquire(self, request: ChatRequest, *, tenant: str) -> Inquiry:
         """Read what the request refers to."""
-        work = partial(prepare, request, tenant=tenant, studies=self.studies, consultant=self.consultant)
-        return await self.read(work)
+        return await self.read(
+            lambda: prepare(request, tenant=tenant, studies=self.studies, consultant=self.consultant)
+        )
 
     def begin(self, inquiry: Inquiry, *, tenant: str) -> "Running":
         """Queue a dialogue.
 
         Raises:
-            BusyError: too many wait.
+            BusyError: too many wait, of this tenant or of all.
         """
         return Running(self, inquiry, tenant=tenant)
 
@@ -98,19 +119,20 @@ class Running:
         self.created = int(time.time())
         self._service = service
         self._inquiry = inquiry
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Progress | None] = asyncio.Queue()
-        self._cancelled = threading.Event()
-        self._recorder = _Recorder(service.results, inquiry, answer_id=self.answer_id, tell=self._tell)
+        self._tenant = tenant
         self._deadline = time.monotonic() + service.deadline_s
-        self._work = service.dialogues.submit(self._hold)
-        service.results.open(self.answer_id, tenant)
-        self._work.add_done_callback(lambda _: self._tell(None))
+        place = service.places.take(tenant)
+        try:
+            self._flow: Flow[Progress, Answered] = Flow(
+                service.dialogues, self._hold, on_end=place, is_degraded=lambda answered: bool(answered.notes)
+            )
+        except BaseException:
+            place()
+            raise
 
     def cancel(self) -> None:
         """Stop at the next token, or never begin; harmless when it has ended."""
-        self._cancelled.set()
-        self._work.cancel()
+        self._flow.cancel()
 
     async def progress(self, *, gone: Gone) -> AsyncIterator[Progress]:
         """What happens, as it happens; `Answered` comes last. Leaving early cancels the dialogue.
@@ -122,51 +144,44 @@ class Running:
             VilaM3Error: the dialogue failed.
         """
         try:
-            while (event := await self._next(gone)) is not None:
-                yield event
-            if self._work.cancelled():
-                raise GoneError("the caller left before the answer was begun")
-            yield self._work.result()
+            async for event in self._flow.events(gone=gone):
+                if event is not None:
+                    yield event
+            yield self._flow.result()
         finally:
             self.cancel()
 
     async def answered(self, *, gone: Gone) -> Answered:
         """Wait for the whole answer."""
-        async for event in self.progress(gone=gone):
-            if isinstance(event, Answered):
-                return event
-        raise AssertionError("unreachable: the answer comes last")
+        return await self._flow.outcome(gone=gone)
 
-    async def _next(self, gone: Gone) -> Progress | None:
-        while True:
-            if not self._events.empty():
-                return self._events.get_nowait()
-            try:
-                return await asyncio.wait_for(self._events.get(), GONE_EVERY_S)
-            except TimeoutError:
-                if not self._cancelled.is_set() and await gone():
-                    self.cancel()
-
-    def _tell(self, event: Progress | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop has closed: the server is gone, and its callers
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-    def _hold(self) -> Answered:
+    def _hold(self, flow: Flow[Progress, Answered]) -> Answered:
         """The dialogue itself; runs in a thread of the lane."""
         service, inquiry = self._service, self._inquiry
-        transcript = answer(
-            inquiry.asking,
-            service.consultant.engine,
-            service.consultant.ask_on(inquiry.study, slice_index=inquiry.slice_index),
-            service.consultant.grammar(several=inquiry.several),
-            sampling=inquiry.sampling,
-            on_event=self._recorder.on_event,
-            bounds=Bounds(deadline=self._deadline, cancelled=self._cancelled, pool=service.experts),
-        )
-        return self._conclude(transcript)
+        consultant = service.consultant
+        needs_reference = getattr(consultant.experts, "needs_reference", False) and bool(inquiry.asking.cards)
+        with service.studies.lent(self._tenant, inquiry.study, needed=needs_reference) as study:
+            recorder = _Recorder(self, study, tell=flow.tell)
+            transcript = answer(
+                inquiry.asking,
+                consultant.engine,
+                consultant.ask_on(study, slice_index=inquiry.slice_index, cancelled=flow.cancelled),
+                consultant.grammar(several=inquiry.several),
+                sampling=inquiry.sampling,
+                on_event=recorder.on_event,
+                bounds=Bounds(deadline=self._deadline, cancelled=flow.cancelled, pool=service.experts),
+            )
+        return self._conclude(transcript, recorder, consultant)
 
-    def _conclude(self, transcript: Transcript) -> Answered:
-        recorder = self._recorder
+    def keep_pictures(self, event: ExpertFinished, study: Study | None) -> dict[str, Any]:
+        """Store what an expert drew."""
+        result = event.outcome.result
+        if result is None or study is None:
+            return {}
+        results = self._service.results
+        return dict(results.keep_pictures(self._tenant, self.answer_id, event.index, result, study=study))
+
+    def _conclude(self, transcript: Transcript, recorder: "_Recorder", consultant: Consultant) -> Answered:
         said = notes(transcript, max_rounds=self._inquiry.asking.max_rounds, deadline_s=self._service.deadline_s)
         study = self._inquiry.study
         answered = Answered(
@@ -177,43 +192,40 @@ class Running:
             finish_reason="length" if recorder.was_cut or transcript.ending in {"rounds", "deadline"} else "stop",
             expert_calls=recorder.calls(transcript),
             usage=recorder.usage(),
-            provenance=self._provenance(transcript),
+            provenance=self._provenance(transcript, recorder, consultant),
             warnings=[] if study is None else list(study.warnings),
         )
         if transcript.ending != "cancelled":
             self._keep(answered)
         return answered
 
-    def _provenance(self, transcript: Transcript) -> dict[str, Any]:
-        consultant, study = self._service.consultant, self._inquiry.study
+    def _provenance(self, transcript: Transcript, recorder: "_Recorder", consultant: Consultant) -> dict[str, Any]:
+        study = self._inquiry.study
         return {
             "model": consultant.model_name,
-            "model_digest": consultant.model_digest,
+            "model_digest": recorder.model_digest or consultant.model_digest,
             "engine": consultant.engine.name,
             "dialect": consultant.dialect,
             "study_digest": None if study is None else study.digest,
             "series": None if study is None else study.series,
             "slice_index": self._inquiry.seen_slice,
-            "rounds": self._recorder.num_replies,
+            "rounds": recorder.num_replies,
             "ending": transcript.ending,
         }
 
     def _keep(self, answered: Answered) -> None:
         try:
-            self._service.results.keep_answer(self.answer_id, completion(answered))
+            self._service.results.keep_answer(self._tenant, self.answer_id, completion(answered))
         except (ArtifactError, OSError) as error:
             log.warning("answer not kept: %s", type(error).__name__)  # it is given all the same
 
 
 class _Recorder:
-    """Listens to a dialogue: keeps overlays, counts tokens, passes events on."""
+    """Listens to a dialogue: keeps overlays, counts tokens and seconds, passes events on."""
 
-    def __init__(
-        self, results: ResultStore, inquiry: Inquiry, *, answer_id: str, tell: Callable[[Progress], None]
-    ) -> None:
-        self._results = results
-        self._inquiry = inquiry
-        self._answer_id = answer_id
+    def __init__(self, running: Running, study: Study | None, *, tell: Callable[[Progress], None]) -> None:
+        self._running = running
+        self._study = study
         self._tell = tell
         self._records: dict[int, dict[str, Any]] = {}
         self._replies: list[ReplyFinished] = []
@@ -227,19 +239,25 @@ class _Recorder:
     def was_cut(self) -> bool:
         return bool(self._replies) and self._replies[-1].generation.finish_reason == "length"
 
+    @property
+    def model_digest(self) -> str:
+        """Of the weights that gave the last reply, if the engine says so."""
+        return self._replies[-1].generation.model_digest if self._replies else ""
+
     def on_event(self, event: Event) -> None:
         if isinstance(event, ReplyFinished):
             self._replies.append(event)
+        elif isinstance(event, ExpertStarted):
+            metrics.expert_begins(event.call.expert)
         if not isinstance(event, ExpertFinished):
             self._tell(event)
             return
+        metrics.expert_ends(event.outcome.call.expert, event.seconds)
         record = expert_call(event.outcome, round_index=event.round_index, seconds=round(event.seconds, 3))
-        result, study = event.outcome.result, self._inquiry.study
-        if result is not None and study is not None:
-            try:
-                record |= self._results.keep_pictures(self._answer_id, event.index, result, study=study)
-            except (VilaM3Error, OSError):
-                self.notes.append(f"The pictures of {event.outcome.call.expert} could not be stored on the server.")
+        try:
+            record |= self._running.keep_pictures(event, self._study)
+        except (VilaM3Error, OSError):
+            self.notes.append(f"The pictures of {event.outcome.call.expert} could not be stored on the server.")
         self._records[id(event.outcome)] = record
         self._tell(ExpertEnded(index=event.index, record=record))
 

@@ -7,13 +7,12 @@ from functools import partial
 from typing import Annotated, Any, BinaryIO, get_args
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 
-from serving import refusals, stream
+from serving import guard, refusals, stream
 from serving.answer import Service
 from serving.completion import completion
-from serving.guard import BoundedBody, Watched
 from serving.studies import Upload
 from serving.wire import MODEL_NAME, ChatRequest, StudyInfo
 from vilam3.data.render import views
@@ -31,8 +30,7 @@ def install(app: FastAPI, service: Service) -> None:
     app.state.vilam3 = service
     app.include_router(router)
     refusals.install(app)
-    app.add_middleware(BoundedBody)
-    app.add_middleware(Watched)  # added last, so it is outermost
+    guard.install(app)
 
 
 def _service(request: Request) -> Service:
@@ -94,7 +92,7 @@ async def upload(request: Request, service: Served, tenant: Tenant) -> StudyInfo
 @router.get("/v1/studies/{study_id}")
 async def study(study_id: str, service: Served, tenant: Tenant) -> StudyInfo:
     """What is known of a study."""
-    return service.studies.info(tenant, study_id)
+    return await service.read(partial(service.studies.info, tenant, study_id))
 
 
 @router.delete("/v1/studies/{study_id}")
@@ -112,22 +110,27 @@ async def slice_png(study_id: str, index: int, service: Served, tenant: Tenant, 
     )
 
 
-@router.get("/v1/results/{answer_id}")
-async def result(answer_id: str, service: Served, tenant: Tenant) -> FileResponse:
+@router.get("/v1/results/{answer_id}", response_class=Response)
+async def result(answer_id: str, service: Served, tenant: Tenant) -> Response:
     """A kept answer with its provenance."""
-    return FileResponse(service.results.file(tenant, answer_id, "answer.json"), media_type="application/json")
+    return await _kept(service, tenant, answer_id, "answer.json", "application/json")
 
 
-@router.get("/v1/results/{answer_id}/overlays/{number}.png", response_class=FileResponse)
-async def overlay(answer_id: str, number: int, service: Served, tenant: Tenant) -> FileResponse:
+@router.get("/v1/results/{answer_id}/overlays/{number}.png", response_class=Response)
+async def overlay(answer_id: str, number: int, service: Served, tenant: Tenant) -> Response:
     """The picture with an expert's finding drawn in."""
-    return FileResponse(service.results.file(tenant, answer_id, f"overlay-{number}.png"), media_type="image/png")
+    return await _kept(service, tenant, answer_id, f"overlay-{number}.png", "image/png")
 
 
-@router.get("/v1/results/{answer_id}/masks/{number}.nii.gz", response_class=FileResponse)
-async def mask(answer_id: str, number: int, service: Served, tenant: Tenant) -> FileResponse:
+@router.get("/v1/results/{answer_id}/masks/{number}.nii.gz", response_class=Response)
+async def mask(answer_id: str, number: int, service: Served, tenant: Tenant) -> Response:
     """An expert's segmentation, on the grid the study was sent in."""
-    return FileResponse(service.results.file(tenant, answer_id, f"mask-{number}.nii.gz"), media_type="application/gzip")
+    return await _kept(service, tenant, answer_id, f"mask-{number}.nii.gz", "application/gzip")
+
+
+async def _kept(service: Service, tenant: str, answer_id: str, name: str, kind: str) -> Response:
+    content = await service.read(partial(service.results.get, tenant, answer_id, name))
+    return Response(content, media_type=kind)
 
 
 class _Lent(AbstractContextManager[BinaryIO]):

@@ -8,9 +8,11 @@ import time
 import traceback
 from collections.abc import Mapping
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import refusals
+from serving.presence import Presence
 from vilam3.errors import TooLargeError
 
 MIB = 1 << 20
@@ -18,6 +20,13 @@ ANY_BODY_BYTES = 32 * MIB
 BODY_BYTES: Mapping[str, int] = {"/v1/studies": 2048 * MIB}
 
 log = logging.getLogger("serving.requests")
+
+
+def install(app: FastAPI) -> None:
+    """Put what stands around every request of every role on an application."""
+    app.add_middleware(Presence)
+    app.add_middleware(BoundedBody)
+    app.add_middleware(Watched)  # added last, so it is outermost
 
 
 class BoundedBody:

@@ -63,8 +63,17 @@ class Inquiry:
         return self.study.num_slices // 2 if self.slice_index is None else self.slice_index
 
 
-def prepare(request: ChatRequest, *, tenant: str, studies: StudyStore, consultant: Consultant) -> Inquiry:
+def prepare(
+    request: ChatRequest, *, tenant: str, studies: StudyStore, consultant: Consultant, named: Study | None = None
+) -> Inquiry:
     """Read everything the request refers to; blocking.
+
+    Args:
+        request: As it came in.
+        tenant: Whose studies are meant.
+        studies: Where they are.
+        consultant: Words the question.
+        named: The newest message's study, where the request names it beside its messages.
 
     Raises:
         DataError: an image cannot be used.
@@ -81,6 +90,8 @@ def prepare(request: ChatRequest, *, tenant: str, studies: StudyStore, consultan
         study = found or study
         history.append(_past(message, text, found, request, consultant))
     text, found = _read(newest, request, tenant=tenant, studies=studies)
+    if found is None and named is not None:
+        found = with_modality(named, request.modality, question=text)
     study = found or study
     asking = consultant.asking(
         _bare(text) if found is None else text,

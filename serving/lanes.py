@@ -4,6 +4,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -13,6 +14,38 @@ from serving.refusals import BusyError
 T = TypeVar("T")
 LONGEST_RETRY_S = 120
 WEIGHT_OF_NEWEST = 0.2  # of the moving mean of how long a piece of work takes
+
+
+class Places:
+    """How many requests of one tenant are in flight, so that none takes all the places there are."""
+
+    def __init__(self, per_tenant: int) -> None:
+        """Give each tenant so many."""
+        self._per_tenant = per_tenant
+        self._lock = threading.Lock()
+        self._taken: Counter[str] = Counter()
+
+    def take(self, tenant: str) -> Callable[[], None]:
+        """Take a place; call what is returned to give it back.
+
+        Raises:
+            BusyError: the tenant has taken all of its places.
+        """
+        with self._lock:
+            if self._taken[tenant] >= self._per_tenant:
+                raise BusyError(
+                    f"requests: {self._per_tenant} of yours are being answered, which is the most for one caller; "
+                    "wait for one of them",
+                    retry_after_s=1,
+                )
+            self._taken[tenant] += 1
+        return lambda: self._give_back(tenant)
+
+    def _give_back(self, tenant: str) -> None:
+        with self._lock:
+            self._taken[tenant] -= 1
+            if self._taken[tenant] <= 0:
+                del self._taken[tenant]
 
 
 class Lane:

@@ -1,84 +1,109 @@
-"""What answers leave behind while the server runs: the answer as JSON, overlays as PNG, masks as NIfTI.
+"""What answers leave behind: the answer as JSON, overlays as PNG, masks as NIfTI, where every orchestrator sees them.
 
-Bounded: the oldest answer goes first. Names are random handles bound to a tenant, like those of studies.
+Bounded: the oldest answer goes first. Keys are random handles below the tenant's, like those of studies.
 """
 
+import io
 import re
 import secrets
-import shutil
+import tempfile
 import threading
-from collections import OrderedDict
+import time
 from pathlib import Path
 from typing import Any
 
-from vilam3.artifacts import whole_file, write_json
 from vilam3.data.nifti import write_label_map
 from vilam3.data.study import Study
 from vilam3.errors import NotFoundError
 from vilam3.experts.protocol import ExpertResult
+from vilam3.objects import ObjectStore
+from vilam3.shelf import Bounds, drop_oldest, put_json, tenant_folder
 
 _SHAPE = re.compile(r"chatcmpl-[0-9a-f]{32}")
+NONE = "result: there is none of that name; answers are kept for a while only, ask again"
 
 
 class ResultStore:
-    """Keeps answers of all tenants apart; may be used from several threads."""
+    """Keeps answers of all tenants apart; may be used from several threads and processes."""
 
-    def __init__(self, root: Path, *, max_answers: int = 512) -> None:
-        """Keep files below `root`, which belongs to this store alone."""
-        self._root = root
-        self._max_answers = max_answers
+    def __init__(self, objects: ObjectStore, *, bounds: Bounds | None = None, sweep_every_s: float = 0.0) -> None:
+        """Keep answers in `objects`.
+
+        Args:
+            objects: Where they are kept.
+            bounds: On all answers together.
+            sweep_every_s: Least time between two looks at the bounds; looking lists the whole store.
+        """
+        self._objects = objects
+        self._bounds = bounds or Bounds(max_count=512)
+        self._sweep_every_s = sweep_every_s
         self._lock = threading.Lock()
-        self._owners: OrderedDict[str, str] = OrderedDict()
-        root.mkdir(parents=True, exist_ok=True)
-        root.chmod(0o700)
+        self._swept_s = float("-inf")
 
     @staticmethod
     def new_id() -> str:
         """A handle nobody can guess."""
         return f"chatcmpl-{secrets.token_hex(16)}"
 
-    def open(self, answer_id: str, tenant: str) -> None:
-        """Let `tenant` see what will be kept of an answer; the oldest answers go where there are too many."""
-        with self._lock:
-            self._owners[answer_id] = tenant
-            while len(self._owners) > self._max_answers:
-                oldest, _ = self._owners.popitem(last=False)
-                shutil.rmtree(self._root / oldest, ignore_errors=True)
-
-    def keep_pictures(self, answer_id: str, number: int, result: ExpertResult, *, study: Study) -> dict[str, str]:
-        """Write the overlay and mask of one expert call; returns their URLs on this server by kind.
+    def keep_pictures(
+        self, tenant: str, answer_id: str, number: int, result: ExpertResult, *, study: Study
+    ) -> dict[str, str]:
+        """Keep the overlay and mask of one expert call; returns their URLs on this server by kind.
 
         Raises:
             ArtifactError: they cannot be written.
         """
+        folder = _folder(tenant, answer_id)
         urls: dict[str, str] = {}
         if result.overlay is not None:
-            with whole_file(self._root / answer_id / f"overlay-{number}.png") as partial:
-                result.overlay.save(partial, format="PNG")
+            picture = io.BytesIO()
+            result.overlay.save(picture, format="PNG")
+            self._objects.put(f"{folder}/overlay-{number}.png", picture.getvalue())
             urls["overlay_url"] = f"/v1/results/{answer_id}/overlays/{number}.png"
-        if result.mask is not None and study.volumes:
-            path = self._root / answer_id / f"mask-{number}.nii.gz"
-            write_label_map(path, result.mask.ids_XYZ, like=study.volumes[0])
+        if self._keep_mask(f"{folder}/mask-{number}.nii.gz", result, study):
             urls["mask_url"] = f"/v1/results/{answer_id}/masks/{number}.nii.gz"
         return urls
 
-    def keep_answer(self, answer_id: str, answer: dict[str, Any]) -> None:
-        """Write the answer itself.
+    def _keep_mask(self, key: str, result: ExpertResult, study: Study) -> bool:
+        if result.mask_reference:
+            self._objects.copy(result.mask_reference, key)
+            self._objects.delete(result.mask_reference)
+            return True
+        if result.mask is None or not study.volumes:
+            return False
+        with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
+            file = Path(scratch) / "mask.nii.gz"
+            write_label_map(file, result.mask.ids_XYZ, like=study.volumes[0], durable=False)
+            self._objects.put(key, file)
+        return True
+
+    def keep_answer(self, tenant: str, answer_id: str, answer: dict[str, Any]) -> None:
+        """Keep the answer itself.
 
         Raises:
             ArtifactError: it cannot be written.
         """
-        write_json(self._root / answer_id / "answer.json", answer)
+        put_json(self._objects, f"{_folder(tenant, answer_id)}/answer.json", answer)
+        with self._lock:
+            if time.monotonic() - self._swept_s < self._sweep_every_s:
+                return
+            self._swept_s = time.monotonic()
+        drop_oldest(self._objects, "answers", self._bounds)
 
-    def file(self, tenant: str, answer_id: str, name: str) -> Path:
-        """The path of a kept file.
+    def get(self, tenant: str, answer_id: str, name: str) -> bytes:
+        """One kept file.
 
         Raises:
             NotFoundError: this tenant has no such answer, or the answer no such file.
+            ArtifactError: the store is out of reach.
         """
-        with self._lock:
-            owner = self._owners.get(answer_id) if _SHAPE.fullmatch(answer_id) else None
-        path = self._root / answer_id / name
-        if owner is None or owner != tenant or not path.is_file():
-            raise NotFoundError("result: there is none of that name; answers are kept for a while only, ask again")
-        return path
+        if not _SHAPE.fullmatch(answer_id):
+            raise NotFoundError(NONE)
+        try:
+            return self._objects.get(f"{_folder(tenant, answer_id)}/{name}")
+        except NotFoundError as error:
+            raise NotFoundError(NONE) from error
+
+
+def _folder(tenant: str, answer_id: str) -> str:
+    return f"{tenant_folder(tenant)}/answers/{answer_id}"

@@ -1,132 +1,125 @@
-"""Our routes on the KServe model server, which brings liveness, readiness, metrics and the V1 protocol.
+"""Our routes on the KServe model server, which brings liveness, metrics and the V1 and V2 protocols.
 
-KServe's module reads `sys.argv` and opens its own logging when it is imported, binds every address, and prints
-requests with their paths; this module is where each of these is put right.
+KServe opens its own logging, binds every address, and prints requests with their paths; this module is where each of
+these is put right.
 """
 
+import asyncio
 import contextlib
 import logging
+import signal
 import socket
-import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from fastapi import FastAPI
 
+from serving import health
 from serving.address import check_free
-from serving.answer import Service
-from serving.app import install
-from serving.completion import completion
-from serving.wire import MODEL_NAME, ChatRequest, Instances
-from vilam3.errors import UserError
+from serving.framework import ModelServer, app
+from serving.health import Health
 
 READY_POLL_S = 0.05
-GRACE_S = 150  # longer than an answer may take
+GRACE_S = 900  # longer than an answer, or an expert on a large volume, may take
 
-
-@contextlib.contextmanager
-def _bare_argv() -> Iterator[None]:
-    kept, sys.argv = sys.argv, sys.argv[:1]
-    try:
-        yield
-    finally:
-        sys.argv = kept
-
-
-with _bare_argv():
-    import kserve
-    from kserve.model_server import app
 
 log = logging.getLogger(__name__)
 
 
-class ChatModel(kserve.Model):
-    """KServe's V1 ``:predict`` of the same dialogue: ``{"instances": [{"question", "study"}]}``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What a process serves.
 
-    def __init__(self, service: Service) -> None:
-        """Ready at once: everything is loaded before the server starts."""
-        super().__init__(MODEL_NAME)
-        self._service = service
-        self.ready = True
+    Attributes:
+        install: Puts its routes on an application.
+        models: Its KServe models.
+        close: Lets its threads end.
+        health: Whether it wants requests.
+    """
 
-    async def predict(
-        self, payload: object, headers: Mapping[str, str] | None = None, response_headers: dict[str, str] | None = None
-    ) -> dict[str, Any]:
-        """Answer every instance, one after the other."""
-        del response_headers
-        tenant = self._service.tenants.of(headers or {})
-        answers = []
-        for request in _requests(payload):
-            inquiry = await self._service.inquire(request, tenant=tenant)
-            answers.append(completion(await self._service.begin(inquiry, tenant=tenant).answered(gone=_still_there)))
-        return {"predictions": answers}
+    install: Callable[[FastAPI], None]
+    models: Callable[[], list[Any]]
+    close: Callable[[], None]
+    health: Health = field(default_factory=Health)
 
 
-def _requests(payload: object) -> list[ChatRequest]:
-    if not isinstance(payload, Mapping | bytes):
-        raise UserError(f"{MODEL_NAME}: answers KServe's V1 protocol and /v1/chat/completions; use one of these")
-    try:  # KServe passes a body on undecoded when its content type is not JSON
-        if isinstance(payload, bytes):
-            given = Instances.model_validate_json(payload)
-        else:
-            given = Instances.model_validate(payload)
-        return [instance.as_chat() for instance in given.instances]
-    except ValidationError as error:
-        raise RequestValidationError(error.errors()) from None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where and how a process listens.
+
+    Attributes:
+        host: Address to bind.
+        port: Port to bind.
+        drain_s: After SIGTERM, how long connections are still taken while readiness is already false.
+    """
+
+    host: str
+    port: int
+    drain_s: float = 0.0
 
 
-async def _still_there() -> bool:
-    """KServe does not say whether the caller of a V1 request has left."""
-    return False
+class Server(ModelServer):
+    """KServe's server on a chosen address, which tells its readiness before it stops to listen."""
 
-
-class Server(kserve.ModelServer):
-    """KServe's server on a chosen address."""
-
-    def __init__(self, *, host: str, port: int) -> None:
+    def __init__(self, listening: Listening, ready: Health) -> None:
         """Prepare to listen; nothing is bound yet."""
         super().__init__(
-            http_port=port, enable_grpc=False, workers=1, enable_latency_logging=False, grace_period=GRACE_S
+            http_port=listening.port, enable_grpc=False, workers=1, enable_latency_logging=False, grace_period=GRACE_S
         )
-        self._host = host
+        self._listening = listening
+        self._health = ready
 
     async def _serve(self) -> None:
-        self._rest_server.config.host = self._host  # KServe binds every address and has no setting for it
+        self._rest_server.config.host = self._listening.host  # KServe binds every address and has no setting for it
+        uvicorn_server, loop = self._rest_server._server, asyncio.get_running_loop()  # noqa: SLF001 - no public way
+        leave = uvicorn_server.handle_exit
+
+        def drain(number: int, frame: FrameType | None) -> None:
+            waits = number == signal.SIGTERM and not self._health.is_ending
+            self._health.is_ending = True
+            if waits and self._listening.drain_s > 0:
+                loop.call_soon_threadsafe(loop.call_later, self._listening.drain_s, leave, number, frame)
+            else:
+                leave(number, frame)
+
+        uvicorn_server.handle_exit = drain
         await super()._serve()
 
 
-def serve(service: Service, *, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+def serve(part: Part, listening: Listening, *, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; what is in flight then is answered first.
 
     Args:
-        service: What answers.
-        host: Address to bind.
-        port: Port to bind.
-        on_ready: Told the URL once connections are accepted.
+        part: What answers.
+        listening: Where.
+        on_ready: Told the URL once connections are accepted and requests are wanted.
 
     Raises:
         UserError: the port is taken.
     """
-    check_free(host, port)
+    check_free(listening.host, listening.port)
     _quieten()
-    install(app, service)
-    threading.Thread(target=_announce, args=(host, port, on_ready), daemon=True).start()
+    health.install(app, part.health)
+    part.install(app)
+    threading.Thread(target=_announce, args=(listening, part.health, on_ready), daemon=True).start()
     try:
-        Server(host=host, port=port).start([ChatModel(service)])
+        Server(listening, part.health).start(part.models())
     finally:
-        service.close()
+        part.close()
 
 
-def _announce(host: str, port: int, on_ready: Callable[[str], None]) -> None:
-    """Wait until the port answers; KServe has no hook for it."""
+def _announce(listening: Listening, ready: Health, on_ready: Callable[[str], None]) -> None:
+    """Wait until the port answers and requests are wanted; KServe has no hook for it."""
     while True:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-            on_ready(f"http://{host}:{port}")
-            return
+        with contextlib.suppress(OSError), socket.create_connection((listening.host, listening.port), timeout=1):
+            if not ready.trouble():
+                on_ready(f"http://{listening.host}:{listening.port}")
+                return
         time.sleep(READY_POLL_S)
 
 

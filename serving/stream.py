@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from serving import refusals
-from serving.answer import Gone, Progress, Running
+from serving.answer import Progress, Running
 from serving.completion import Answered, ExpertEnded, beside
+from serving.presence import Gone
 from serving.wire import MODEL_NAME
 from vilam3.dialogue.drive import ExpertStarted, ReplyFinished, TextPiece
 from vilam3.errors import VilaM3Error

@@ -1,17 +1,16 @@
-"""Uploaded studies: private files on disk behind random handles that only their own tenant can use.
+"""Uploaded studies behind random handles that only their own tenant can use, on a store that other processes may share.
 
-The uploaded bytes are kept while the server runs, decoded studies only as long as memory allows; both bounds drop what
-was used longest ago. Nothing survives the server.
+The uploaded files are read once and gone; what is kept is the decoded study, without their headers (see
+`vilam3.shelf`). Bounds drop what was used longest ago.
 """
 
 import re
-import secrets
 import shutil
+import tempfile
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,11 +21,12 @@ from vilam3.data.intake import Limits, read_study
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
 from vilam3.errors import DataError, NotFoundError
+from vilam3.shelf import GIB, NONE, STUDY_ID, Bounds, Shelf, drop_oldest, get_json, put_json, tenant_folder
 
 COPY_BYTES = 1 << 20
 LONGEST_NAME = 80
-GIB = 1 << 30
 ONE_UPLOAD = Limits(max_bytes=2 * GIB)
+_ID = re.compile(STUDY_ID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,38 +37,26 @@ class Upload:
     open: Callable[[], AbstractContextManager[BinaryIO]]
 
 
-@dataclass(slots=True, kw_only=True)
-class _Entry:
-    tenant: str
-    path: Path
-    info: StudyInfo
-    modality: Modality | None
-    num_bytes: int
-
-
 class StudyStore:
-    """Keeps studies of all tenants apart; may be used from several threads."""
+    """Keeps studies of all tenants apart; may be used from several threads and processes."""
 
     def __init__(
-        self,
-        root: Path,
-        *,
-        limits: Limits = ONE_UPLOAD,
-        max_studies: int = 256,
-        max_disk_bytes: int = 8 * GIB,
-        max_memory_bytes: int = 2 * GIB,
+        self, shelf: Shelf, *, limits: Limits = ONE_UPLOAD, bounds: Bounds | None = None, sweep_every_s: float = 0.0
     ) -> None:
-        """Keep files below `root`, which belongs to this store alone."""
-        self._root = root
+        """Keep studies on `shelf`.
+
+        Args:
+            shelf: Where they are kept.
+            limits: On one upload.
+            bounds: On all studies together.
+            sweep_every_s: Least time between two looks at the bounds; looking lists the whole store.
+        """
+        self.shelf = shelf
         self._limits = limits
-        self._max_studies = max_studies
-        self._max_disk_bytes = max_disk_bytes
-        self._max_memory_bytes = max_memory_bytes
+        self._bounds = bounds or Bounds()
+        self._sweep_every_s = sweep_every_s
         self._lock = threading.Lock()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._decoded: OrderedDict[str, Study] = OrderedDict()
-        root.mkdir(parents=True, exist_ok=True)
-        root.chmod(0o700)
+        self._swept_s = float("-inf")
 
     def add(self, tenant: str, uploads: Sequence[Upload], *, modality: Modality | None = None) -> StudyInfo:
         """Read an upload and keep it.
@@ -80,27 +68,15 @@ class StudyStore:
 
         Raises:
             DataError: it cannot be used; nothing is kept.
+            ArtifactError: the store cannot take it.
         """
-        study_id = f"study-{secrets.token_hex(16)}"
-        folder = self._root / study_id
-        try:
-            path = _save(uploads, folder)
-            study = read_study(path, modality=modality, limits=self._limits)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        entry = _Entry(
-            tenant=tenant,
-            path=path,
-            info=_info(study_id, study),
-            modality=modality,
-            num_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-        )
-        with self._lock:
-            self._entries[study_id] = entry
-            self._remember(study_id, study)
-            self._drop_oldest()
-        return entry.info
+        with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
+            study = read_upload(uploads, Path(scratch) / "images", modality=modality, limits=self._limits)
+        kept = self.shelf.put(tenant, study)
+        info = _info(kept)
+        put_json(self.shelf.objects, f"{kept.reference}/info.json", info.model_dump())
+        self._sweep()
+        return info
 
     def info(self, tenant: str, study_id: str) -> StudyInfo:
         """What is known of a study.
@@ -108,73 +84,81 @@ class StudyStore:
         Raises:
             NotFoundError: there is none of that id for this tenant.
         """
-        with self._lock:
-            return self._entry(tenant, study_id).info
+        return StudyInfo.model_validate(self._info(tenant, study_id))
 
     def get(self, tenant: str, study_id: str) -> Study:
-        """The study itself, decoded again where memory was needed for others.
+        """The study itself; counts as a use.
 
         Raises:
             NotFoundError: there is none of that id for this tenant.
+            ArtifactError: the store is damaged or out of reach.
         """
-        with self._lock:
-            entry = self._entry(tenant, study_id)
-            if study_id in self._decoded:
-                self._decoded.move_to_end(study_id)
-                return self._decoded[study_id]
-        study = read_study(entry.path, modality=entry.modality, limits=self._limits)
-        with self._lock:
-            self._remember(study_id, study)
+        info = self._info(tenant, study_id)
+        study = self.shelf.get(_reference(tenant, study_id))
+        put_json(self.shelf.objects, f"{study.reference}/info.json", info)
         return study
 
     def delete(self, tenant: str, study_id: str) -> None:
-        """Forget a study and remove its files.
+        """Forget a study and remove what is kept of it.
 
         Raises:
             NotFoundError: there is none of that id for this tenant.
         """
-        with self._lock:
-            self._entry(tenant, study_id)
-            self._drop(study_id)
+        self._info(tenant, study_id)
+        self.shelf.forget(_reference(tenant, study_id))
 
-    def _entry(self, tenant: str, study_id: str) -> _Entry:
-        entry = self._entries.get(study_id)
-        # Another tenant's id must look exactly like one that never was.
-        if entry is None or entry.tenant != tenant:
-            raise NotFoundError(
-                "study: there is none of that id; it was deleted, expired or never uploaded, upload it again"
-            )
-        self._entries.move_to_end(study_id)
-        return entry
+    @contextmanager
+    def lent(self, tenant: str, study: Study | None, *, needed: bool = True) -> Iterator[Study | None]:
+        """The study with a reference that other processes can follow; one that was only sent along is kept meanwhile.
 
-    def _remember(self, study_id: str, study: Study) -> None:
-        if study_id not in self._entries:
+        Args:
+            tenant: Whose it is.
+            study: Uploaded, sent along, or None.
+            needed: Whether anybody follows references.
+
+        Raises:
+            ArtifactError: the store cannot take it.
+        """
+        if study is None or study.reference or not needed:
+            yield study
             return
-        self._decoded[study_id] = study
-        while len(self._decoded) > 1 and sum(map(_memory_bytes, self._decoded.values())) > self._max_memory_bytes:
-            self._decoded.popitem(last=False)
+        kept = self.shelf.put(tenant, study)
+        try:
+            yield kept
+        finally:
+            self.shelf.forget(kept.reference)
 
-    def _drop_oldest(self) -> None:
-        def too_much() -> bool:
-            used = sum(entry.num_bytes for entry in self._entries.values())
-            return len(self._entries) > self._max_studies or used > self._max_disk_bytes
+    def _info(self, tenant: str, study_id: str) -> dict[str, object]:
+        # Another tenant's id must look exactly like one that never was.
+        try:
+            return get_json(self.shelf.objects, f"{_reference(tenant, study_id)}/info.json")
+        except NotFoundError as error:
+            raise NotFoundError(NONE) from error
 
-        while len(self._entries) > 1 and too_much():
-            self._drop(next(iter(self._entries)))
+    def _sweep(self) -> None:
+        with self._lock:
+            if time.monotonic() - self._swept_s < self._sweep_every_s:
+                return
+            self._swept_s = time.monotonic()
+        for reference in drop_oldest(self.shelf.objects, "studies", self._bounds):
+            self.shelf.forget(reference)
 
-    def _drop(self, study_id: str) -> None:
-        del self._entries[study_id]
-        self._decoded.pop(study_id, None)
-        shutil.rmtree(self._root / study_id, ignore_errors=True)
 
-
-def read_upload(uploads: Sequence[Upload], scratch: Path, *, modality: Modality | None = None) -> Study:
-    """Read images that are not kept, by way of files in `scratch`, which the caller removes.
+def read_upload(
+    uploads: Sequence[Upload], scratch: Path, *, modality: Modality | None = None, limits: Limits = ONE_UPLOAD
+) -> Study:
+    """Read images by way of files in `scratch`, which the caller removes.
 
     Raises:
         DataError: they cannot be used.
     """
-    return read_study(_save(uploads, scratch), modality=modality, limits=ONE_UPLOAD)
+    return read_study(_save(uploads, scratch), modality=modality, limits=limits)
+
+
+def _reference(tenant: str, study_id: str) -> str:
+    if not _ID.fullmatch(study_id):
+        raise NotFoundError(NONE)
+    return f"{tenant_folder(tenant)}/studies/{study_id}"
 
 
 def _save(uploads: Sequence[Upload], folder: Path) -> Path:
@@ -200,9 +184,10 @@ def _safe_name(name: str, *, taken: Sequence[str]) -> str:
     return f"{len(taken)}_{bare}" if bare in taken else bare
 
 
-def _info(study_id: str, study: Study) -> StudyInfo:
+def _info(study: Study) -> StudyInfo:
     return StudyInfo(
-        id=study_id,
+        id=study.reference.rpartition("/")[2],
+        reference=study.reference,
         modality=study.modality,
         num_slices=study.num_slices,
         num_views=max(1, len(study.volumes)),
@@ -210,8 +195,3 @@ def _info(study_id: str, study: Study) -> StudyInfo:
         warnings=list(study.warnings),
         created=int(time.time()),
     )
-
-
-def _memory_bytes(study: Study) -> int:
-    flat = [array for array in (study.radiograph_HW, study.picture_HWC) if array is not None]
-    return sum(volume.voxels_XYZ.nbytes for volume in study.volumes) + sum(array.nbytes for array in flat)

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from serving.address import is_loopback
 from serving.refusals import UnauthorizedError
 from vilam3.errors import UserError
+from vilam3.remote import is_loopback
 
 KEYS_VARIABLE = "VILAM3_API_KEYS_FILE"
 LOCAL = "local"
@@ -51,8 +51,13 @@ class Tenants:
         return digest
 
 
-def from_environment(environment: Mapping[str, str] = os.environ, *, host: str) -> Tenants:
+def from_environment(environment: Mapping[str, str] = os.environ, *, host: str, without_keys: bool = False) -> Tenants:
     """Read the keys, if the environment names a file with keys.
+
+    Args:
+        environment: Names the file.
+        host: Where the server will listen.
+        without_keys: Something else decides who reaches the server, such as a network policy.
 
     Raises:
         UserError: the file cannot be used, or there are no keys and `host` is reachable from elsewhere.
@@ -60,10 +65,10 @@ def from_environment(environment: Mapping[str, str] = os.environ, *, host: str) 
     name = environment.get(KEYS_VARIABLE, "")
     if name:
         return Tenants(_read(Path(name)))
-    if not is_loopback(host):
+    if not without_keys and not is_loopback(host):
         raise UserError(
             f"--host {host}: without API keys the server listens on loopback only; set {KEYS_VARIABLE} to a file with "
-            "one key a line, or use --host 127.0.0.1"
+            "one key a line, use --host 127.0.0.1, or --without-keys where the network decides who gets here"
         )
     return Tenants()
 

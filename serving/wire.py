@@ -131,6 +131,7 @@ class StudyInfo(Closed):
 
     id: str
     object: Literal["study"] = "study"
+    reference: str
     modality: Modality
     num_slices: int
     num_views: int

@@ -4,6 +4,7 @@ It knows no HTTP. Loading is lazy about heavy libraries, so that a command line 
 """
 
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,8 +47,15 @@ class Experts(Protocol):
         """The model cards, as they open a question."""
         ...
 
-    def run(self, call: ExpertCall, study: Study, *, slice_index: int | None = None) -> ExpertResult:
-        """Run one expert on a study."""
+    def run(
+        self,
+        call: ExpertCall,
+        study: Study,
+        *,
+        slice_index: int | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> ExpertResult:
+        """Run one expert on a study; set `cancelled` when nobody waits any more."""
         ...
 
 
@@ -110,7 +118,9 @@ class Consultant:
             max_rounds=max_rounds,
         )
 
-    def ask_on(self, study: Study | None, *, slice_index: int | None = None) -> Ask:
+    def ask_on(
+        self, study: Study | None, *, slice_index: int | None = None, cancelled: threading.Event | None = None
+    ) -> Ask:
         """What runs an expert on this study; without a study or experts it says why it cannot."""
 
         def ask(call: ExpertCall) -> ExpertResult:
@@ -118,7 +128,7 @@ class Consultant:
                 raise ExpertError(f"expert {call.expert}: no experts are loaded here; start with --experts DIR")
             if study is None:
                 raise ExpertError(f"expert {call.expert}: the conversation has no images; send or name a study")
-            return self.experts.run(call, study, slice_index=slice_index)
+            return self.experts.run(call, study, slice_index=slice_index, cancelled=cancelled)
 
         return ask
 

@@ -39,7 +39,7 @@ class Server:
             base_url=self.url,
             timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S),
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            trust_env=not _is_loopback(parts.hostname),  # a proxy cannot reach our own loopback
+            trust_env=not is_loopback(parts.hostname),  # a proxy cannot reach our own loopback
         )
 
     def __enter__(self) -> Self:
@@ -134,7 +134,8 @@ def _files(images: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
     if host == "localhost":
         return True
     try:

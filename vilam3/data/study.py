@@ -52,6 +52,7 @@ class Study:
         picture_HWC: 2-D studies in colour: RGB, uint8, beside their grey levels; else None.
         series: Pseudonymous series name for provenance (a digest of the series UID, or ``series-1``).
         warnings: What the reader noticed, such as missing slices; shown to the reader of the answer.
+        reference: Where other processes find it (see `vilam3.shelf`); empty while it is only in this one's memory.
     """
 
     digest: str
@@ -61,6 +62,7 @@ class Study:
     picture_HWC: NDArray[np.uint8] | None = None
     series: str = "series-1"
     warnings: tuple[str, ...] = field(default=())
+    reference: str = ""
 
     @property
     def num_slices(self) -> int:

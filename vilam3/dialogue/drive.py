@@ -256,7 +256,8 @@ class _Driver:
                 if isinstance(piece, Generation):
                     return self._finish(piece, step.round_index)
                 pieces.append(piece)
-                self.on_event(TextPiece(round_index=step.round_index, text=piece))
+                if piece:
+                    self.on_event(TextPiece(round_index=step.round_index, text=piece))
                 self._stop_if_reached(partial="".join(pieces))
         raise EngineError(f"engine {self.engine.name}: the stream ended without a result; ask again")
 

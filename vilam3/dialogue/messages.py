@@ -61,12 +61,21 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """A finished reply."""
+    """A finished reply.
+
+    Attributes:
+        text: All of it.
+        prompt_tokens: Positions of the prompt, images included.
+        completion_tokens: Generated tokens.
+        finish_reason: Why it ended.
+        model_digest: Of the weights that made it, where the engine is elsewhere and may change; else empty.
+    """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     finish_reason: Literal["stop", "length", "cancelled"]
+    model_digest: str = ""
 
 
 class Engine(Protocol):
@@ -78,6 +87,8 @@ class Engine(Protocol):
         self, messages: Sequence[Message], sampling: Sampling, *, cancelled: threading.Event | None = None
     ) -> Iterator[str | Generation]:
         """Yield text pieces as they are decoded, then one `Generation` with the whole text.
+
+        A piece may be empty: the engine has nothing yet, and the caller may look whether to go on.
 
         Raises:
             DataError: the newest question does not fit the context, or images and placeholders disagree.

@@ -62,6 +62,7 @@ class ExpertResult:
         text: Goes to the language model; holds ``<image>`` once exactly where `overlay` belongs.
         overlay: RGB picture of the slice with the finding drawn in, or None.
         mask: The segmentation, or None.
+        mask_reference: Key of the segmentation in the study store, where an expert elsewhere has left it there.
         colors: Colour name to label name, in the order drawn.
         scores: Classification probabilities by label, 0 to 1.
         measurements: Volumes in ml and the like.
@@ -72,6 +73,7 @@ class ExpertResult:
     provenance: Provenance
     overlay: Image.Image | None = None
     mask: LabelMap | None = None
+    mask_reference: str = ""
     colors: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()

@@ -6,6 +6,7 @@ be cheap, because it is called for every expert when a registry opens: weights b
 `NotFoundError` where `root` does not hold its weights; the expert is then left out and the reason kept.
 """
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 from vilam3.data.sample import Dialect
 from vilam3.data.study import Study
 from vilam3.errors import ExpertError, NotFoundError, VilaM3Error
-from vilam3.experts.facts import cards
 from vilam3.experts.protocol import Expert, ExpertCall, ExpertResult
-from vilam3.experts.trigger import PUBLISHED_ORDER, Grammar
+from vilam3.experts.roster import Roster
+from vilam3.experts.trigger import Grammar
 
 GROUP = "vilam3.experts"
 
@@ -33,6 +34,7 @@ class Registry:
             absent: Why others are not here, by name.
         """
         self._experts = {expert.name: expert for expert in experts}
+        self._roster = Roster(self._experts.values())
         self.absent: Mapping[str, str] = MappingProxyType(dict(absent or {}))
 
     @classmethod
@@ -79,28 +81,33 @@ class Registry:
     @property
     def names(self) -> tuple[str, ...]:
         """Names at hand: the published ones in the order in which triggers are tried, then the others."""
-        added = sorted(name for name in self._experts if name not in PUBLISHED_ORDER)
-        return (*(name for name in PUBLISHED_ORDER if name in self._experts), *added)
+        return self._roster.names
 
     def grammar(self, *, several: bool = False) -> Grammar:
         """Finds triggers of these experts."""
-        return Grammar({name: tuple(self._experts[name].arguments) for name in self.names}, several=several)
+        return self._roster.grammar(several=several)
 
     def cards(self) -> str:
         """The model cards that open a question: the published text, then added experts; empty without experts."""
-        if not self._experts:
-            return ""
-        added = [self._experts[name].card for name in self.names if name not in PUBLISHED_ORDER]
-        return cards(tuple(added))
+        return self._roster.cards()
 
-    def run(self, call: ExpertCall, study: Study, *, slice_index: int | None = None) -> ExpertResult:
-        """Run one expert on a study.
+    def run(
+        self,
+        call: ExpertCall,
+        study: Study,
+        *,
+        slice_index: int | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> ExpertResult:
+        """Run one expert on a study; what has begun is not stopped, what is `cancelled` before does not begin.
 
         Raises:
             ExpertError: no such expert, or it cannot serve this call.
             CheckpointError: its weights cannot be used.
             DataError: the slice is out of range.
         """
+        if cancelled is not None and cancelled.is_set():
+            raise ExpertError(f"expert {call.expert}: nobody waits for it any more.")
         if call.expert not in self._experts:
             available = ", ".join(self.names) or "none"
             raise ExpertError(f"the expert {call.expert} is not available here; available are {available}.")

@@ -65,7 +65,14 @@ class BrightnessExperts:
         """What opens a question."""
         return CARDS
 
-    def run(self, call: ExpertCall, study: Study, *, slice_index: int | None = None) -> ExpertResult:
+    def run(
+        self,
+        call: ExpertCall,
+        study: Study,
+        *,
+        slice_index: int | None = None,
+        cancelled: threading.Event | None = None,  # noqa: ARG002 - of the protocol; it takes no time
+    ) -> ExpertResult:
         """Look at the picture."""
         self.looks += 1
         assert study.radiograph_HW is not None

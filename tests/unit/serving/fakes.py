@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,7 @@ class RuleEngine:
     def reply(self, messages: Sequence[Message]) -> str:
         """What is said next."""
         newest = messages[-1].text
-        if "forever" in newest or (newest.startswith(CARDS) and messages[-1].images):
+        if "forever" in newest or (newest.startswith(CARDS.partition("\n")[0]) and messages[-1].images):
             return TRIGGER.format(argument=_argument(newest)) if "chest" not in newest else "I call <CXR()>."
         if "could not be used" in newest:
             return "unknown"
@@ -87,7 +88,18 @@ class SlowExperts:
         """See `vilam3.consultant.Experts`."""
         return CARDS
 
-    def run(self, call: ExpertCall, study: Study, *, slice_index: int | None = None) -> ExpertResult:
+    def describe(self) -> list[dict[str, Any]]:
+        """See `vilam3.experts.registry.Registry`."""
+        return [{"name": "VISTA3D", "modality": "CT", "arguments": ["hepatic tumor"], "version": "1", "card": "-"}]
+
+    def run(
+        self,
+        call: ExpertCall,
+        study: Study,
+        *,
+        slice_index: int | None = None,
+        cancelled: threading.Event | None = None,  # noqa: ARG002 - of the protocol; what has begun goes on
+    ) -> ExpertResult:
         """See `vilam3.consultant.Experts`."""
         self.calls.append(call)
         log.info("expert begins", extra={"expert": call.expert})

@@ -234,10 +234,9 @@ def test_bodies_are_bounded(client: TestClient, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_disk_that_cannot_be_written_costs_the_pictures_not_the_answer(
-    client: TestClient, service: Service, tmp_path: Path, png: bytes
+    client: TestClient, tmp_path: Path, png: bytes
 ) -> None:
-    service.results._root = tmp_path / "occupied"
-    service.results._root.write_text("a file where a directory should be")
+    (tmp_path / "tenants").write_text("a file where a directory should be")
     body = client.post("/v1/chat/completions", json=asked("tumor?", data_url(png))).json()
     assert body["answer"] == "yes"
     assert "could not be stored" in body["notes"][0]

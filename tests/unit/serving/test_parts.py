@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.address import is_loopback
 from serving.answer import Progress
 from serving.completion import Answered, ExpertEnded
 from serving.lanes import Lane
@@ -23,6 +22,9 @@ from vilam3.dialogue.drive import ExpertStarted, ReplyFinished, TextPiece
 from vilam3.dialogue.messages import Generation
 from vilam3.errors import NotFoundError, UserError
 from vilam3.experts.protocol import ExpertCall
+from vilam3.objects import FolderStore
+from vilam3.remote import is_loopback
+from vilam3.shelf import Bounds, Shelf, tenant_folder
 
 
 def test_a_full_lane_refuses_and_names_a_moment() -> None:
@@ -41,7 +43,8 @@ def test_a_full_lane_refuses_and_names_a_moment() -> None:
 
 
 def test_the_store_drops_what_was_used_longest_ago(tmp_path: Path, png: bytes) -> None:
-    store = StudyStore(tmp_path / "studies", max_studies=2, max_memory_bytes=1)
+    shelf = Shelf(FolderStore(tmp_path / "store"), max_memory_bytes=1)
+    store = StudyStore(shelf, bounds=Bounds(max_count=2))
     upload = [Upload(name="../../x y.png", open=lambda: io.BytesIO(png))]
     first, second = store.add("a", upload), store.add("a", upload)
     store.get("a", first.id)
@@ -49,8 +52,9 @@ def test_the_store_drops_what_was_used_longest_ago(tmp_path: Path, png: bytes) -
     assert store.get("a", first.id).digest == store.get("a", third.id).digest
     with pytest.raises(NotFoundError):
         store.info("a", second.id)
-    assert {folder.name for folder in (tmp_path / "studies").iterdir()} == {first.id, third.id}
-    assert not list(tmp_path.glob("*.png"))
+    kept = (tmp_path / "store" / tenant_folder("a") / "studies").iterdir()
+    assert {folder.name for folder in kept} == {first.id, third.id}
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_keys_are_needed_beyond_loopback(tmp_path: Path) -> None:

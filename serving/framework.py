@@ -1,0 +1,21 @@
+"""What we use of KServe. Its module reads `sys.argv` when it is imported, so it is imported here and nowhere else."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def _bare_argv() -> Iterator[None]:
+    kept, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        yield
+    finally:
+        sys.argv = kept
+
+
+with _bare_argv():
+    from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
+    from kserve.model_server import app
+
+__all__ = ["InferOutput", "InferRequest", "InferResponse", "Model", "ModelServer", "app"]

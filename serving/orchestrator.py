@@ -1,0 +1,117 @@
+"""The public endpoint in front of other services: the language model and each expert behind an address of its own.
+
+It holds no model, so it starts in a moment and many of it may run; what they share is the study store.
+"""
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from serving.answer import PER_TENANT, Service
+from serving.lanes import Lane, Places
+from serving.results import ResultStore
+from serving.studies import StudyStore
+from serving.tenants import Tenants
+from vilam3.consultant import Consultant
+from vilam3.errors import EngineError, VilaM3Error
+from vilam3.objects import ObjectStore
+from vilam3.services.engine import ModelCard, RemoteEngine
+from vilam3.services.experts import RemoteExperts
+from vilam3.shelf import GIB, Bounds, Shelf
+
+ANSWERS_AT_A_TIME, ANSWERS_WAITING = 64, 128
+LOOK_EVERY_S = 5.0
+SWEEP_EVERY_S = 60.0
+MOST_STUDIES, MOST_ANSWERS, MOST_BYTES = 20_000, 50_000, 2048 * GIB
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What one answer may take.
+
+    Attributes:
+        deadline_s: All of it.
+        per_tenant: Answers at a time for one tenant.
+    """
+
+    deadline_s: float = 300.0
+    per_tenant: int = PER_TENANT
+
+
+@dataclass(slots=True)
+class Acquaintance:
+    """Knows the language model's service: asks for its card again and again, in a thread, so that nobody waits."""
+
+    engine: RemoteEngine
+    _card: ModelCard | None = field(init=False, default=None)
+    _trouble: str = field(init=False, default="the language model has not answered yet")
+    _left: threading.Event = field(init=False, default_factory=threading.Event)
+
+    def begin(self) -> None:
+        """Start to look."""
+        threading.Thread(target=self._look, name="acquaintance", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop to look."""
+        self._left.set()
+        self.engine.close()
+
+    def card(self) -> ModelCard:
+        """The newest card.
+
+        Raises:
+            EngineError: there has been none yet.
+        """
+        if self._card is None:
+            raise EngineError(f"engine {self.engine.url}: {self._trouble}; try again later")
+        return self._card
+
+    def lacking(self) -> str:
+        """Why no request can be answered yet, or nothing; a model that was known may restart, which is waited for."""
+        return "" if self._card is not None else self._trouble
+
+    def _look(self) -> None:
+        while not self._left.is_set():
+            try:
+                card = self.engine.card()
+            except VilaM3Error as error:
+                self._trouble = str(error)
+            else:
+                if card != self._card:
+                    log.info("language model is there", extra={"digest": card.digest, "dialect": card.dialect})
+                self._card = card
+            self._left.wait(LOOK_EVERY_S if self._card else LOOK_EVERY_S / 10)
+
+
+def service(
+    known: Acquaintance,
+    experts: RemoteExperts | None,
+    *,
+    objects: ObjectStore,
+    tenants: Tenants,
+    budget: Budget,
+) -> Service:
+    """The service of the public routes on remote parts."""
+
+    def consult() -> Consultant:
+        card = known.card()
+        asked = None if experts is None else experts.speaking(card.dialect)
+        return Consultant(engine=known.engine, experts=asked, dialect=card.dialect, model_digest=card.digest)
+
+    return Service(
+        consult=consult,
+        tenants=tenants,
+        studies=StudyStore(
+            Shelf(objects),
+            bounds=Bounds(max_count=MOST_STUDIES, max_bytes=MOST_BYTES),
+            sweep_every_s=SWEEP_EVERY_S,
+        ),
+        results=ResultStore(objects, bounds=Bounds(max_count=MOST_ANSWERS), sweep_every_s=SWEEP_EVERY_S),
+        deadline_s=budget.deadline_s,
+        places=Places(budget.per_tenant),
+        dialogues=Lane("dialogues", workers=ANSWERS_AT_A_TIME, waiting=ANSWERS_WAITING),
+        experts=ThreadPoolExecutor(ANSWERS_AT_A_TIME, thread_name_prefix="experts"),
+    )

@@ -1,0 +1,163 @@
+"""What a process serves by its role: everything (`single`), or one part of the graph."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from serving import app, expert, graph, metrics, models, orchestrator, vlm
+from serving.answer import Service
+from serving.health import Health
+from serving.server import Part
+from serving.studies import StudyStore
+from serving.tenants import Tenants
+from vilam3.consultant import load
+from vilam3.errors import UserError
+from vilam3.experts.facts import ARGUMENTS
+from vilam3.experts.roster import Listed, published
+from vilam3.objects import FolderStore, ObjectStore, open_store
+from vilam3.services.engine import RemoteEngine
+from vilam3.services.experts import RemoteExperts, Waits
+from vilam3.shelf import STUDIES_VARIABLE, Shelf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a process keeps files, and for whom it works.
+
+    Attributes:
+        work: A private directory that is gone when the server is.
+        studies_uri: The store it shares with others, or empty.
+        tenants: Who may ask.
+    """
+
+    work: Path
+    studies_uri: str
+    tenants: Tenants
+
+    def shared(self, *, role: str) -> ObjectStore:
+        """The shared store.
+
+        Raises:
+            UserError: none is named.
+        """
+        if not self.studies_uri:
+            raise UserError(
+                f"--role {role}: needs the store of studies that all roles share; name it with --studies or "
+                f"{STUDIES_VARIABLE}, such as file:///var/lib/vilam3/studies or s3://bucket/prefix"
+            )
+        return open_store(self.studies_uri)
+
+    def any_store(self) -> ObjectStore:
+        """The shared store, or one that lives as long as this process."""
+        return open_store(self.studies_uri) if self.studies_uri else FolderStore(self.work / "store")
+
+
+def single(model: str, *, experts: Path | None, place: Place) -> Part:
+    """Everything in one process."""
+    consultant = load(model, experts=experts)
+    service = Service.create(consultant, tenants=place.tenants, work=place.work)
+    metrics.declare(() if consultant.experts is None else tuple(consultant.experts.grammar().arguments))
+    return _public(service)
+
+
+def language_model(model: str, *, place: Place, known: Sequence[str] = tuple(ARGUMENTS)) -> Part:
+    """The language model alone.
+
+    Args:
+        model: Checkpoint directory or registered version.
+        place: Where it works.
+        known: Experts that a graph's switch may ask.
+    """
+    consultant = load(model)
+    service = vlm.ModelService(
+        engine=consultant.engine,
+        digest=consultant.model_digest,
+        dialect=consultant.dialect,
+        tenants=place.tenants,
+    )
+    metrics.declare((metrics.VLM,))
+    return model_part(service, store=place.any_store(), known=known)
+
+
+def model_part(service: vlm.ModelService, *, store: ObjectStore, known: Sequence[str]) -> Part:
+    """The routes of the language model on an engine that is loaded."""
+    listed = [published(name) or Listed(name=name) for name in known]
+    step = graph.ModelStep(service=service, studies=StudyStore(Shelf(store)), roster=graph.OnPaper(listed))
+
+    def install(application: FastAPI) -> None:
+        vlm.install(application, service)
+        graph.install(application, step)
+
+    return Part(install=install, models=lambda: [models.SilentModel()], close=service.close)
+
+
+def one_expert(name: str, *, experts: Path, place: Place) -> Part:
+    """One expert alone.
+
+    Raises:
+        NotFoundError: it is not in the directory.
+    """
+    from vilam3.experts.registry import Registry  # noqa: PLC0415 - torch and MONAI take seconds to import
+
+    shelf = Shelf(place.shared(role="expert"))
+    service = expert.ExpertService(
+        name=name,
+        opened=lambda dialect: Registry.load(experts, only=[name], dialect=dialect),
+        shelf=shelf,
+        tenants=place.tenants,
+    )
+    service.registry()  # what is missing or damaged is said before the server starts
+    return expert_part(service)
+
+
+def expert_part(service: expert.ExpertService) -> Part:
+    """The routes of an expert that is opened."""
+    metrics.declare((service.name,))
+
+    def install(application: FastAPI) -> None:
+        expert.install(application, service)
+        graph.install(application, graph.ExpertStep(service=service))
+
+    return Part(install=install, models=lambda: [models.ExpertModel(service)], close=service.close)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Others:
+    """The services an orchestrator talks to."""
+
+    vlm: str
+    experts: Mapping[str, str] = field(default_factory=dict)
+    waits: Waits = field(default_factory=Waits)
+
+
+def public(others: Others, *, budget: orchestrator.Budget, place: Place) -> Part:
+    """The public endpoint in front of other services.
+
+    Raises:
+        UserError: an address is none, or no store is named for the experts.
+    """
+    engine = RemoteEngine(others.vlm, patience_s=others.waits.warmup_s)
+    experts = RemoteExperts(others.experts, waits=others.waits) if others.experts else None
+    store = place.shared(role="orchestrator") if others.experts else place.any_store()
+    known = orchestrator.Acquaintance(engine)
+    service = orchestrator.service(known, experts, objects=store, tenants=place.tenants, budget=budget)
+    metrics.declare(tuple(others.experts))
+    known.begin()
+    return _public(service, known=known)
+
+
+def _public(service: Service, *, known: orchestrator.Acquaintance | None = None) -> Part:
+
+    def close() -> None:
+        service.close()
+        if known is not None:
+            known.close()
+
+    return Part(
+        install=lambda application: app.install(application, service),
+        models=lambda: [models.ChatModel(service)],
+        close=close,
+        health=Health() if known is None else Health(known.lacking),
+    )

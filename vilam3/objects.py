@@ -1,0 +1,242 @@
+"""Named bytes that several processes share: a folder (``file://``) or an S3 bucket (``s3://``).
+
+Keys are relative paths with ``/`` between their parts. It knows nothing of what is kept; whoever makes keys sees to it
+that nothing about a patient is in them.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from vilam3.artifacts import whole_file
+from vilam3.errors import ArtifactError, NotFoundError, UserError
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+CONNECT_S, READ_S, ATTEMPTS = 5, 60, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One object of a listing; `modified_s` is Unix time."""
+
+    key: str
+    num_bytes: int
+    modified_s: float
+
+
+class ObjectStore(Protocol):
+    """Where named bytes are kept; every method may be called from several threads and processes."""
+
+    def put(self, key: str, content: bytes | Path) -> None:
+        """Write an object whole or not at all, in place of an earlier one.
+
+        Raises:
+            ArtifactError: the store refuses or is out of reach.
+        """
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The bytes of an object.
+
+        Raises:
+            NotFoundError: there is none of that key.
+            ArtifactError: the store refuses or is out of reach.
+        """
+        ...
+
+    def copy(self, source: str, target: str) -> None:
+        """Make another object of the same bytes.
+
+        Raises:
+            NotFoundError: there is no such source.
+            ArtifactError: the store refuses or is out of reach.
+        """
+        ...
+
+    def delete(self, prefix: str) -> None:
+        """Remove the object of this key and all below it; harmless when there is none.
+
+        Raises:
+            ArtifactError: the store refuses or is out of reach.
+        """
+        ...
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """All objects below a folder.
+
+        Raises:
+            ArtifactError: the store refuses or is out of reach.
+        """
+        ...
+
+
+class FolderStore:
+    """Objects as private files below a folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Keep files below `root`, which belongs to this store alone.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        self._root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            root.chmod(0o700)
+        except OSError as error:
+            raise UserError(f"store {root}: {error.strerror}; choose a directory this user may write to") from error
+
+    def put(self, key: str, content: bytes | Path) -> None:
+        """See `ObjectStore.put`."""
+        path = self._path(key)
+        with self._translated(), whole_file(path, durable=False) as partial:
+            if isinstance(content, bytes):
+                partial.write_bytes(content)
+            else:
+                shutil.copyfile(content, partial)
+            os.utime(partial, ns=(time.time_ns(),) * 2)  # the kernel's own stamps may be milliseconds old
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStore.get`."""
+        with self._translated():
+            return self._path(key).read_bytes()
+
+    def copy(self, source: str, target: str) -> None:
+        """See `ObjectStore.copy`."""
+        self.put(target, self._path(source))
+
+    def delete(self, prefix: str) -> None:
+        """See `ObjectStore.delete`."""
+        path = self._path(prefix)
+        with self._translated():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """See `ObjectStore.entries`."""
+        for path in sorted(self._path(prefix).rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                if path.is_file() and not path.name.startswith("."):
+                    stat = path.stat()
+                    key = path.relative_to(self._root).as_posix()
+                    yield Entry(key=key, num_bytes=stat.st_size, modified_s=stat.st_mtime_ns / 1e9)
+
+    def _path(self, key: str) -> Path:
+        return self._root / _checked(key)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise NotFoundError("store: there is no object of that key; it was deleted or never written") from error
+        except OSError as error:
+            raise ArtifactError(f"store {self._root}: {error.strerror}; mend the folder and try again") from error
+
+
+class S3Store:
+    """Objects in an S3 bucket, below a prefix; endpoint, region and keys come from the AWS variables."""
+
+    def __init__(self, bucket: str, prefix: str = "") -> None:
+        """Prepare to use a bucket; nothing is sent yet."""
+        import boto3  # noqa: PLC0415 - takes a while to import, and a folder needs none of it
+        from botocore.config import Config  # noqa: PLC0415 - likewise
+
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        retries = {"total_max_attempts": ATTEMPTS, "mode": "standard"}
+        config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries=retries)
+        self._s3 = boto3.session.Session().client("s3", config=config)
+
+    def put(self, key: str, content: bytes | Path) -> None:
+        """See `ObjectStore.put`."""
+        with self._translated():
+            if isinstance(content, bytes):
+                self._s3.put_object(**self._named(key), Body=content)
+            else:
+                self._s3.upload_file(str(content), **self._named(key))
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStore.get`."""
+        with self._translated():
+            content: bytes = self._s3.get_object(**self._named(key))["Body"].read()
+            return content
+
+    def copy(self, source: str, target: str) -> None:
+        """See `ObjectStore.copy`."""
+        with self._translated():
+            self._s3.copy(self._named(source), **self._named(target))
+
+    def delete(self, prefix: str) -> None:
+        """See `ObjectStore.delete`."""
+        keys = [prefix, *(entry.key for entry in self.entries(prefix))]
+        with self._translated():
+            for key in keys:  # one by one: not every server knows the batch, which also wants a checksum of its own
+                self._s3.delete_object(**self._named(key))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """See `ObjectStore.entries`."""
+        below = f"{self._prefix}{_checked(prefix)}/"
+        with self._translated():
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=below):
+                for found in page.get("Contents", ()):
+                    yield Entry(
+                        key=found["Key"].removeprefix(self._prefix),
+                        num_bytes=int(found["Size"]),
+                        modified_s=found["LastModified"].timestamp(),
+                    )
+
+    def _named(self, key: str) -> Mapping[str, Any]:
+        return {"Bucket": self._bucket, "Key": self._prefix + _checked(key)}
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        from boto3.exceptions import Boto3Error  # noqa: PLC0415 - loaded by now
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - likewise
+
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in ABSENT:
+                message = "store: there is no object of that key; it was deleted or never written"
+                raise NotFoundError(message) from error
+            raise ArtifactError(
+                f"store s3://{self._bucket}: refused ({code}); check the bucket, AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY"
+            ) from error
+        except (BotoCoreError, Boto3Error) as error:
+            raise ArtifactError(
+                f"store s3://{self._bucket}: out of reach ({type(error).__name__}); check AWS_ENDPOINT_URL and the keys"
+            ) from error
+
+
+def open_store(uri: str) -> ObjectStore:
+    """The store of a URI: ``file:///folder`` or ``s3://bucket/prefix``.
+
+    Raises:
+        UserError: it is neither.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
+        return FolderStore(Path(unquote(parts.path)))
+    if parts.scheme == "s3" and parts.netloc:
+        return S3Store(parts.netloc, parts.path)
+    raise UserError(f"store {uri}: not understood; write file:///folder or s3://bucket/prefix")
+
+
+def _checked(key: str) -> str:
+    """The key, if it cannot lead elsewhere."""
+    if not _KEY.fullmatch(key):
+        raise NotFoundError("store: there is no object of that key; keys are letters, digits, '.', '_', '-' and '/'")
+    return key

@@ -1,0 +1,119 @@
+"""What an expert found, as JSON: words, numbers and a small overlay in it, a segmentation by reference to the store."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vilam3.data.sample import Dialect, Modality
+from vilam3.experts.protocol import ExpertResult, Measurement, Provenance
+from vilam3.services.pictures import from_data_url, to_data_url
+
+
+class Consultation(BaseModel):
+    """What an expert's service is asked.
+
+    Attributes:
+        study: The study's reference in the store (see `vilam3.shelf`).
+        study_digest: Of the content that is meant; a service that finds another refuses.
+        argument: As in a trigger.
+        slice_index: Axial slice; None is the middle one.
+        modality: What the study is to be read as, where the caller knows better than the file did.
+        dialect: Wording that the language model was trained in.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    study: str
+    study_digest: str = ""
+    argument: Annotated[str, Field(max_length=200)] = ""
+    slice_index: Annotated[int, Field(ge=0)] | None = None
+    modality: Modality | None = None
+    dialect: Dialect = "demo"
+
+
+class Measured(BaseModel):
+    """One number."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    label: str
+    quantity: str
+    value: float
+    unit: str
+
+
+class Origin(BaseModel):
+    """Where a finding comes from."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    expert: str
+    version: str
+    weights_digest: str
+    argument: str
+    study_digest: str
+    series: str
+    slice_index: int | None
+    seconds: float
+    created_at: str
+
+
+class Finding(BaseModel):
+    """An `ExpertResult` on the wire.
+
+    Attributes:
+        text: For the language model.
+        overlay: PNG in a data URL, or None.
+        mask: Key of the segmentation in the store, or None.
+        colors: Colour name to label name.
+        scores: Probabilities by label.
+        measurements: Numbers with units.
+        provenance: Where it comes from.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    text: str
+    overlay: str | None = None
+    mask: str | None = None
+    colors: Mapping[str, str] = Field(default_factory=dict)
+    scores: Mapping[str, float] = Field(default_factory=dict)
+    measurements: tuple[Measured, ...] = ()
+    provenance: Origin
+
+    @classmethod
+    def of(cls, result: ExpertResult, *, mask: str | None = None) -> "Finding":
+        """The wire form; the segmentation has been stored under the key `mask`."""
+        return cls(
+            text=result.text,
+            overlay=None if result.overlay is None else to_data_url(result.overlay),
+            mask=mask,
+            colors=dict(result.colors),
+            scores=dict(result.scores),
+            measurements=tuple(Measured(**asdict(measurement)) for measurement in result.measurements),
+            provenance=Origin(**asdict(result.provenance)),
+        )
+
+    def result(self) -> ExpertResult:
+        """The finding as the dialogue takes it.
+
+        Raises:
+            DataError: the overlay is damaged.
+        """
+        where = f"overlay of {self.provenance.expert}"
+        return ExpertResult(
+            text=self.text,
+            overlay=None if self.overlay is None else from_data_url(self.overlay, where=where),
+            mask_reference=self.mask or "",
+            colors=dict(self.colors),
+            scores=dict(self.scores),
+            measurements=tuple(Measurement(**dict(measured)) for measured in self.measurements),
+            provenance=Provenance(**dict(self.provenance)),
+        )
+
+
+def card_of(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """The card an expert's service shows: OpenAI's model object with ours beside it."""
+    return {"id": name, "object": "model", "owned_by": "vilam3", **told}
