@@ -1,73 +1,107 @@
-# Two images with one tag: `ops` submits and compiles pipelines, `gpu` trains, evaluates and serves.
-# Both run as any non-root user on a read-only root: only HOME and TMPDIR need a writable mount.
-# The torch wheel brings its CUDA libraries, so the base needs no CUDA; the driver comes from the host.
+# Three images with one tag: `ops` submits pipelines, orchestrates and tracks; `gpu` trains, evaluates and serves;
+# `cpu` is `gpu` for machines without an accelerator. All run as any non-root user on a read-only root, with
+# /tmp and /var/lib/vilam3 writable. The torch wheel brings its CUDA libraries, so the base needs no CUDA.
+#
+# An environment (everything locked, nothing of ours) is one layer that changes with its lock alone. A build may start
+# from one made before: --build-arg CPU_ENVIRONMENT=IMAGE.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
+ARG OPS_ENVIRONMENT=ops-environment
+ARG CPU_ENVIRONMENT=cpu-environment
+ARG GPU_ENVIRONMENT=gpu-environment
 
 FROM ${BASE_IMAGE} AS base
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     PYTHONPATH=/app \
-    PATH=/opt/venv/bin:$PATH \
-    HOME=/home/vilam3 \
+    PATH=/app/bin:/opt/venv/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    HOME=/var/lib/vilam3 \
     TMPDIR=/tmp \
+    XDG_CACHE_HOME=/tmp/cache \
+    MPLCONFIGDIR=/tmp/cache/matplotlib \
     MLFLOW_DISABLE_TELEMETRY=true
 WORKDIR /app
-RUN useradd --uid 10001 --gid 0 --home-dir /home/vilam3 --create-home vilam3 \
- && chmod -R g=u /home/vilam3
+RUN groupadd --gid 10001 vilam3 \
+ && useradd --uid 10001 --gid 10001 --home-dir /var/lib/vilam3 --create-home vilam3 \
+ && chmod 0770 /var/lib/vilam3
 
-# uv is installed outside the environment it fills, so that no image ships it.
-FROM base AS builder
-ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
-COPY requirements/uv.txt requirements/build.txt requirements/
-RUN python -m venv /opt/uv \
- && /opt/uv/bin/pip install --no-cache-dir --require-hashes -r requirements/uv.txt \
- && /opt/uv/bin/uv venv /opt/venv
+# uv stays outside the environments it fills, so that no image ships it.
+FROM base AS uv
+COPY requirements/uv.txt requirements/
+RUN python3 -m venv /opt/uv \
+ && /opt/uv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/uv.txt
 
-FROM builder AS ops-environment
-COPY requirements/ops.txt requirements/
-RUN VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip sync --no-cache --require-hashes \
-      --build-constraints requirements/build.txt requirements/ops.txt
+# Ours alone: the library with its metadata, and the leaves beside it, which are found through PYTHONPATH. The verbs of
+# the leaves come from the library's entry points.
+FROM base AS application
+COPY requirements/build.txt requirements/
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY vilam3 vilam3
-COPY infra/platform infra/platform
-RUN VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip install --no-cache --no-deps \
-      --build-constraints requirements/build.txt .
+COPY infra/platform/platform.toml infra/platform/
+RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=cache,target=/var/cache/uv \
+    export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_SYSTEM_CERTS=1 \
+ && /opt/uv/bin/uv venv /opt/venv \
+ && /opt/uv/bin/uv pip install --python /opt/venv/bin/python --no-deps --build-constraints requirements/build.txt \
+      --target /opt/application .
+COPY LICENSE NOTICE /opt/application/
+COPY components /opt/application/components
+COPY pipelines /opt/application/pipelines
+COPY serving /opt/application/serving
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/application
 
-FROM builder AS gpu-environment
-COPY requirements/gpu.txt requirements/
-RUN VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip sync --no-cache --require-hashes \
-      --build-constraints requirements/build.txt requirements/gpu.txt
-COPY pyproject.toml README.md LICENSE NOTICE ./
-COPY vilam3 vilam3
-COPY infra/platform infra/platform
-RUN VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip install --no-cache --no-deps \
-      --build-constraints requirements/build.txt .
+FROM base AS ops-environment
+COPY requirements/ops.txt requirements/build.txt /opt/requirements/
+RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=cache,target=/var/cache/uv \
+    export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/venv \
+ && /opt/uv/bin/uv venv /opt/venv \
+ && /opt/uv/bin/uv pip sync --require-hashes --build-constraints /opt/requirements/build.txt \
+      /opt/requirements/ops.txt
 
-# The leaves are not in the wheel: they are found through PYTHONPATH, their verbs through the wheel's entry points.
-FROM base AS ops
-COPY --from=ops-environment /opt/venv /opt/venv
-COPY LICENSE NOTICE ./
-COPY components components
-COPY pipelines pipelines
-USER 10001
+FROM ${OPS_ENVIRONMENT} AS ops
+COPY --from=application /opt/application /app
+USER 10001:10001
 ENTRYPOINT ["vilam3"]
 CMD ["--help"]
 
-FROM base AS gpu
 # deepspeed and triton compile small kernels at the first use.
+FROM base AS compiler
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends g++ \
  && rm -rf /var/lib/apt/lists/*
+ENV TRITON_CACHE_DIR=/tmp/cache/triton \
+    TORCH_EXTENSIONS_DIR=/tmp/cache/torch-extensions
+
+# torch's stock build, as everywhere, less the libraries that only an accelerator uses.
+FROM compiler AS cpu-environment
+COPY requirements/cpu.txt requirements/build.txt infra/images/absent_cuda.py /opt/requirements/
+RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=cache,target=/var/cache/uv \
+    export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/venv \
+ && /opt/uv/bin/uv venv /opt/venv \
+ && /opt/uv/bin/uv pip sync --require-hashes --build-constraints /opt/requirements/build.txt \
+      /opt/requirements/cpu.txt \
+ && python3 /opt/requirements/absent_cuda.py /opt/venv
+
+FROM ${CPU_ENVIRONMENT} AS cpu
+COPY --from=application /opt/application /app
+USER 10001:10001
+ENTRYPOINT ["vilam3"]
+CMD ["--help"]
+
+FROM compiler AS gpu-environment
+COPY requirements/gpu.txt requirements/build.txt /opt/requirements/
+RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
+    --mount=type=cache,target=/var/cache/uv \
+    export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/venv \
+ && /opt/uv/bin/uv venv /opt/venv \
+ && /opt/uv/bin/uv pip sync --require-hashes --build-constraints /opt/requirements/build.txt \
+      /opt/requirements/gpu.txt
 ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
-    XDG_CACHE_HOME=/tmp/cache \
-    TRITON_CACHE_DIR=/tmp/triton \
-    TORCH_EXTENSIONS_DIR=/tmp/torch-extensions
-COPY --from=gpu-environment /opt/venv /opt/venv
-COPY LICENSE NOTICE ./
-COPY components components
-COPY pipelines pipelines
-COPY serving serving
-USER 10001
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+FROM ${GPU_ENVIRONMENT} AS gpu
+COPY --from=application /opt/application /app
+USER 10001:10001
 ENTRYPOINT ["vilam3"]
 CMD ["--help"]

@@ -15,6 +15,11 @@ COMPILE := pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --no-header --quiet
 # The stamp is named for what was installed, so that a checkout of another commit installs and a repeat does not.
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml requirements/*.txt | sha256sum | cut -c1-16)
+# What each image is for; `cpu` is `gpu` without the libraries that only an accelerator uses (docs/images.md).
+OPS_ROLES := imaging pipelines endpoint tracking
+GPU_ROLES := train serve pipelines
+ACCELERATOR_ONLY := cuda-bindings cuda-pathfinder cuda-toolkit triton nvidia-cuda-nvrtc nvidia-nvtx nvidia-nvjitlink \
+	$(patsubst %,nvidia-%,cublas cudnn-cu13 cufft curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvshmem-cu13)
 AREAS ?=
 CHART := charts/vilam3
 RECIPE ?= pipelines/recipes/tiny.toml
@@ -90,8 +95,9 @@ lock: $(filter-out uv,$(UV)) ## Resolve the dependencies again, keeping today's 
 	@$(UV) $(COMPILE) requirements/uv.in -o requirements/uv.txt
 	@$(UV) $(COMPILE) pyproject.toml --all-extras -o requirements/dev.txt
 	@$(UV) $(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
-	@$(UV) $(COMPILE) pyproject.toml --extra imaging --extra pipelines -c requirements/dev.txt -o requirements/ops.txt
-	@$(UV) $(COMPILE) pyproject.toml --extra train --extra serve --extra pipelines -c requirements/dev.txt -o requirements/gpu.txt
+	@$(UV) $(COMPILE) pyproject.toml $(OPS_ROLES:%=--extra %) -c requirements/dev.txt -o requirements/ops.txt
+	@$(UV) $(COMPILE) pyproject.toml $(GPU_ROLES:%=--extra %) -c requirements/dev.txt -o requirements/gpu.txt
+	@$(UV) $(COMPILE) pyproject.toml $(GPU_ROLES:%=--extra %) $(ACCELERATOR_ONLY:%=--no-emit-package %) -c requirements/dev.txt -o requirements/cpu.txt
 
 .PHONY: image
 image: ## Build the container images ops and gpu (needs docker; REGISTRY=... names them)
