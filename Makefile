@@ -32,7 +32,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 help: ## Explain these verbs
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  \033[36mmake %-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(INSTALLED) ## Install the locked environment into .venv (instant when it is there)
@@ -67,6 +67,28 @@ type: setup ## Check types
 .PHONY: bench
 bench: setup ## Measure and write bench/results/<area>.json (AREAS="load demo" for some only)
 	@$(BIN)/python -m bench $(AREAS)
+
+##@ A cluster for tests
+
+CLUSTER = $(BIN)/python -m infra.cluster --provider $(PROVIDER)
+PROVIDER ?= auto
+LEVEL ?= node
+
+.PHONY: cluster-up
+cluster-up: setup ## Bring up a Kubernetes (LEVEL=api|node|full PROVIDER=auto|kind|local|existing)
+	@$(CLUSTER) up --level $(LEVEL)
+
+.PHONY: cluster-down
+cluster-down: setup ## Remove it and everything it left
+	@$(CLUSTER) down
+
+.PHONY: cluster-status
+cluster-status: setup ## Say what of it runs
+	@$(CLUSTER) status
+
+.PHONY: load-image
+load-image: setup ## Import image archives into its node (ARCHIVES="a.tar b.tar")
+	@$(CLUSTER) load-image $(ARCHIVES)
 
 ##@ What is generated
 

@@ -1,1 +1,1 @@
-"""A real Kubernetes for tests, by kind or from Go modules on one Linux machine; knows nothing of what is installed on it."""
+"""A real Kubernetes for tests, by kind or from Go modules on one Linux machine; knows not what is installed on it."""

@@ -1,4 +1,4 @@
-"""What a node needs before an installation can run on it: names of services, volumes, and the operators of level `full`."""
+"""What a node needs before something is installed on it: names of services, volumes, the operators of `full`."""
 
 import string
 from collections.abc import Callable
@@ -26,7 +26,11 @@ def install(layout: Layout, *, plan: Plan, load: Load, say: Callable[[str], None
         say: Told what goes on.
     """
     say("loading the images of the name server and of the volumes ...")
-    for archive in (images.pause(say=say), images.shell(layout.config), *(images.program(tool, say=say) for tool in PROGRAMS)):
+    for archive in (
+        images.pause(say=say),
+        images.shell(layout.config),
+        *(images.program(tool, say=say) for tool in PROGRAMS),
+    ):
         load(archive)
     _apply(layout, "coredns.yaml", DOMAIN=DOMAIN, DNS_SERVICE=plan.addresses.dns_service, IMAGE=images.name("coredns"))
     _apply(

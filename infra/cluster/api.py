@@ -1,4 +1,4 @@
-"""The level `api`: a store, an API server and its controllers on loopback; any user may run it, and no node is touched."""
+"""The level `api`: store, API server and controllers on loopback; any user may run it; the machine is not changed."""
 
 import os
 from collections.abc import Callable
@@ -37,9 +37,7 @@ def control_plane_children(
         authority=given.authority.files.certificate,
         client=administrator,
     )
-    return control_plane.children(
-        layout, addresses=addresses, given=given, programs=programs, controllers=controllers
-    )
+    return control_plane.children(layout, addresses=addresses, given=given, programs=programs, controllers=controllers)
 
 
 def confinement() -> list[str]:

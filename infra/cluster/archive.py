@@ -24,6 +24,7 @@ class Image:
     Attributes:
         name: Full reference, such as ``docker.io/vilam3/pause:1``.
         files: Path in the image: file of this machine.
+        links: Path in the image: path in the image that it stands for.
         entrypoint: The program and its fixed arguments.
         folders: Empty folders that anybody may write to.
         user: Who runs it.
@@ -32,6 +33,7 @@ class Image:
     name: str
     files: dict[str, Path]
     entrypoint: Sequence[str]
+    links: dict[str, str] = field(default_factory=dict)
     folders: Sequence[str] = field(default=("/tmp",))  # noqa: S108 - of the image
     user: int = NOBODY
 
@@ -84,6 +86,8 @@ def _layer(image: Image) -> bytes:
             _add_folder(layer, folder, mode=0o1777)
         for name, file in sorted(image.files.items()):
             _add(layer, name.lstrip("/"), content=file.read_bytes(), mode=0o755)
+        for name, target in sorted(image.links.items()):
+            _add_link(layer, name, target=target)
     return stream.getvalue()
 
 
@@ -96,6 +100,12 @@ def _add(archive: tarfile.TarFile, name: str, *, content: bytes, mode: int) -> N
 def _add_folder(archive: tarfile.TarFile, name: str, *, mode: int) -> None:
     member = tarfile.TarInfo(name.lstrip("/"))
     member.type, member.mode = tarfile.DIRTYPE, mode
+    archive.addfile(member)
+
+
+def _add_link(archive: tarfile.TarFile, name: str, *, target: str) -> None:
+    member = tarfile.TarInfo(name.lstrip("/"))
+    member.type, member.linkname = tarfile.SYMTYPE, target
     archive.addfile(member)
 
 

@@ -8,11 +8,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from infra.cluster import tools
+from infra.cluster import choice, tools
 from infra.cluster.layout import DEFAULT, Layout
-from infra.cluster.local import Local
 from infra.cluster.plan import LEVELS
-from infra.cluster.provider import PROVIDERS, Provider, choose
+from infra.cluster.provider import Provider
 from vilam3.errors import VilaM3Error
 
 EXAMPLES = """\
@@ -42,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--root", type=Path, default=DEFAULT, metavar="DIR", help=f"its files (default: {DEFAULT})")
-    parser.add_argument("--provider", choices=PROVIDERS, default="auto", help="default: auto")
+    parser.add_argument("--provider", choices=choice.PROVIDERS, default="auto", help="default: auto")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     up = verbs.add_parser("up", help="bring the cluster up")
     up.add_argument("--level", choices=LEVELS, default="node", help="how much of it (default: node)")
@@ -62,37 +61,40 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _provider(given: argparse.Namespace) -> Provider:
-    choose(given.provider, level=getattr(given, "level", "node"))
-    return Local(layout=Layout(given.root.absolute()), say=_say)
+def _present(given: argparse.Namespace) -> Provider:
+    return choice.for_present(given.provider, layout=_layout(given), say=_say)
+
+
+def _layout(given: argparse.Namespace) -> Layout:
+    return Layout(given.root.absolute())
 
 
 def _up(given: argparse.Namespace) -> int:
     began = time.monotonic()
-    provider = _provider(given)
+    provider = choice.for_new(given.provider, level=given.level, layout=_layout(given), say=_say)
     provider.up(given.level)
     print(f"up in {time.monotonic() - began:.1f} s; export KUBECONFIG={provider.kubeconfig}")
     return 0
 
 
 def _down(given: argparse.Namespace) -> int:
-    _provider(given).down()
+    _present(given).down()
     return 0
 
 
 def _status(given: argparse.Namespace) -> int:
-    status = _provider(given).status()
+    status = _present(given).status()
     print("\n".join(status.lines))
     return 0 if status.up else 1
 
 
 def _kubeconfig(given: argparse.Namespace) -> int:
-    print(_provider(given).kubeconfig)
+    print(_present(given).kubeconfig)
     return 0
 
 
 def _load_image(given: argparse.Namespace) -> int:
-    provider = _provider(given)
+    provider = _present(given)
     for archive in given.archives:
         print("\n".join(provider.load_image(archive)))
     return 0

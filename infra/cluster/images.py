@@ -7,11 +7,10 @@ from shutil import which
 from infra.cluster import archive, tools
 from infra.cluster.archive import Image
 from infra.cluster.node_files import PAUSE_IMAGE
-from vilam3.errors import PrerequisiteError
 
 REGISTRY = "docker.io/vilam3"
 SHELL = f"{REGISTRY}/busybox:1"
-BUSYBOX_APPLETS = ("sh", "mkdir", "rm", "cat", "sleep", "touch", "ls")
+APPLETS = ("cat", "httpd", "ls", "mkdir", "nslookup", "rm", "sed", "sh", "sleep", "tail", "touch", "wget")
 
 
 def name(tool: str) -> str:
@@ -35,14 +34,10 @@ def pause(*, say: Callable[[str], None]) -> Path:
 
 
 def shell(folder: Path) -> Path:
-    """The archive of an image with a shell and a few file commands, for the pods that make volumes' folders.
-
-    Raises:
-        PrerequisiteError: There is no static busybox here.
-    """
+    """The archive of an image with a shell and a few commands, for the pods that make volumes' folders and for tests."""
     busybox = which("busybox")
-    if busybox is None:
-        raise PrerequisiteError("a node needs packages that are not here: apt-get install busybox-static")
-    files = {f"/bin/{applet}": Path(busybox) for applet in BUSYBOX_APPLETS}
-    image = Image(name=SHELL, files=files, entrypoint=["/bin/sh"], user=0)
+    assert busybox is not None, "a prerequisite of the node"
+    links = {f"/bin/{applet}": "busybox" for applet in APPLETS}
+    files = {"/bin/busybox": Path(busybox)}
+    image = Image(name=SHELL, files=files, links=links, entrypoint=["/bin/sh"], user=0)
     return archive.write(image, out=folder / "busybox.oci.tar")

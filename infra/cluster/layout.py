@@ -18,6 +18,11 @@ class Layout:
         return self.root / "kubeconfig"
 
     @property
+    def provider(self) -> Path:
+        """The name of the provider that brought the cluster up."""
+        return self.root / "provider"
+
+    @property
     def lock(self) -> Path:
         """Held by the one `up`, `down` or `load-image` that is going on."""
         return self.root / ".lock"

@@ -49,6 +49,11 @@ def commands(addresses: Addresses) -> list[list[str]]:
     ]
 
 
+def names() -> list[str]:
+    """The networks of ours that there are on this machine."""
+    return sorted(entry.name for entry in NAMESPACES.glob("vilam3-*"))
+
+
 def remove(name: str) -> None:
     """Remove the network `name` with its routes and rules; harmless when it is gone."""
     if (INTERFACES / name).exists():

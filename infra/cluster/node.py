@@ -29,6 +29,7 @@ DEBIAN = {  # program: its package
     "ip": "iproute2",
     "nsenter": "util-linux",
     "unshare": "util-linux",
+    "busybox": "busybox-static",
 }
 CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
@@ -43,6 +44,7 @@ SHOWN_SYSCTLS = {
     "kernel/keys/root_maxbytes": "25000000",
 }
 # Places that the kubelet and the network plug-ins write to whatever they are told: the node sees its own there.
+OURS = ".made-for-vilam3-node"  # in such a place that this machine did not have
 PRIVATE = {"/var/lib/kubelet": "kubelet", "/var/lib/cni": "cni-results", "/var/log": "log"}
 
 
@@ -51,8 +53,7 @@ def plan(layout: Layout, *, level: Level, say: Callable[[str], None]) -> Plan:
     cni = prerequisites()
     programs = {name: tools.path(name, say=say) for name in PROGRAMS}
     addresses = network.create()
-    created = [place for place in PRIVATE if not Path(place).exists()]
-    decided = Plan(level=level, addresses=addresses, children=(), created=created)
+    decided = Plan(level=level, addresses=addresses, children=())
     decided.write(layout.plan)  # so that `down` finds what is made from here on
     control_groups.create(addresses.name)
     given = credentials(layout, addresses=addresses)
@@ -89,7 +90,9 @@ def mounts(layout: Layout) -> list[list[str]]:
     made += [["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]]  # of the namespace
     for place, name in PRIVATE.items():
         (layout.data / name).mkdir(exist_ok=True)
-        Path(place).mkdir(parents=True, exist_ok=True)
+        if not Path(place).exists():
+            Path(place).mkdir(parents=True)
+            (Path(place) / OURS).touch()
         made.append(["mount", "--bind", str(layout.data / name), place])
     for name, value in SHOWN_SYSCTLS.items():
         shown = layout.config / "sysctls" / name.replace("/", ".")
@@ -111,21 +114,31 @@ def children(
     }
     serving = authority.sign(name, file="kubelet-server", hosts=[name, addresses.node])
     files = node_files.write(
-        layout, addresses=addresses, cni_programs=cni, proxy_client=clients["kube-proxy"], serving=serving,
+        layout,
+        addresses=addresses,
+        cni_programs=cni,
+        proxy_client=clients["kube-proxy"],
+        serving=serving,
         clients_authority=authority.files.certificate,
-    )  # fmt: skip
-    lines = {
-        "containerd": [shutil.which("containerd"), f"--config={files.containerd}"],
+    )
+    lines: dict[str, list[str | Path]] = {
+        "containerd": [shutil.which("containerd") or "containerd", f"--config={files.containerd}"],
         "kube-scheduler": [
-            programs["kube-scheduler"], f"--kubeconfig={clients['kube-scheduler']}", "--leader-elect=false",
-            "--secure-port=0", "--profiling=false",
+            programs["kube-scheduler"],
+            f"--kubeconfig={clients['kube-scheduler']}",
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--profiling=false",
         ],
         "kubelet": [
-            programs["kubelet"], f"--config={files.kubelet}", f"--kubeconfig={clients[f'node:{name}']}",
-            f"--hostname-override={name}", f"--node-ip={addresses.node}",
+            programs["kubelet"],
+            f"--config={files.kubelet}",
+            f"--kubeconfig={clients[f'node:{name}']}",
+            f"--hostname-override={name}",
+            f"--node-ip={addresses.node}",
         ],
         "kube-proxy": [programs["kube-proxy"], f"--config={files.proxy}"],
-    }  # fmt: skip
+    }
     return [Child(name=child, command=[str(word) for word in line]) for child, line in lines.items()]
 
 
@@ -133,6 +146,8 @@ def remove(made: Plan) -> None:
     """Remove what outlives the node's namespaces; its processes have been ended."""
     control_groups.remove(made.addresses.name)
     network.remove(made.addresses.name)
-    for place in made.created:
-        if Path(place).is_dir():
-            Path(place).rmdir()
+    if not network.names():  # else another node may have these as its mount points
+        for place in PRIVATE:
+            if (Path(place) / OURS).exists():
+                (Path(place) / OURS).unlink()
+                Path(place).rmdir()

@@ -106,14 +106,12 @@ class Plan:
         addresses: Where it is reached.
         children: In the order of their start.
         setup: Commands that the supervisor runs before them, in its own namespaces.
-        created: Folders of the machine that were made as mount points, empty but inside the node.
     """
 
     level: Level
     addresses: Addresses
     children: Sequence[Child]
     setup: Sequence[Sequence[str]] = ()
-    created: Sequence[str] = ()
 
     def write(self, file: Path) -> None:
         """Write it whole."""
@@ -128,7 +126,6 @@ class Plan:
             addresses=Addresses(**told["addresses"]),
             children=[Child(**child) for child in told["children"]],
             setup=told["setup"],
-            created=told["created"],
         )
 
 

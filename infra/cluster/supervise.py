@@ -1,6 +1,6 @@
 """Keeps a cluster's programs running until told to stop: ``python -m infra.cluster.supervise ROOT``.
 
-It is the first process of its pid namespace where a node is run, so it reaps whoever is orphaned there. Its children die
+Where a node is run it is the first process of a pid namespace, so it reaps whoever is orphaned there. Its children die
 with it, however it dies: with the namespace, or by the signal that each of them asked the kernel for.
 """
 
@@ -44,6 +44,7 @@ class Supervisor:
     """Starts children in order, starts them again when they end, and stops them in reverse order."""
 
     def __init__(self, children: Sequence[Child], *, layout: Layout) -> None:
+        """Nothing is started yet."""
         self.running = [Running(child=child) for child in children]
         self.layout = layout
         self.stopping = False

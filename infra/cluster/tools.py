@@ -1,7 +1,7 @@
 """Programs built from the Go modules that ``infra/tools`` pins, each once: where they lie, and how they are built.
 
-A folder of ``infra/tools`` is one family: a go.mod, a go.sum and nothing else; its versions are told nowhere else. Built programs lie outside the checkout,
-under a key of everything that can change them, so that the cache is right when it is empty and never stale.
+A folder of ``infra/tools`` is one family: a go.mod and a go.sum, and its versions are told nowhere else. What is built
+lies outside the checkout, under a key of everything that can change it: right when it is empty, and never stale.
 """
 
 import fcntl
@@ -118,7 +118,7 @@ def folder(family: str) -> Path:
 
 
 def link_flags(family: str) -> list[str]:
-    """What the linker is told: no debugging tables, and for Kubernetes the version that it would else report as 0.0.0."""
+    """What the linker is told: no debugging tables, and for Kubernetes its version, else reported as 0.0.0."""
     if family != "k8s":
         return ["-s", "-w"]
     stamp = version("kubelet")
@@ -155,7 +155,9 @@ def go_version() -> str:
         PrerequisiteError: There is no Go.
     """
     if shutil.which("go") is None:
-        raise PrerequisiteError("go is not on PATH; install Go 1.26 or newer, from which the cluster's programs are built")
+        raise PrerequisiteError(
+            "go is not on PATH; install Go 1.26 or newer, from which the cluster's programs are built"
+        )
     return _go("env", "GOVERSION").strip()
 
 
@@ -169,7 +171,12 @@ def _build(tool: Tool, *, out: Path) -> None:
 def _go(*arguments: str, family: str = "") -> str:
     command = ["go", *arguments]
     ran = subprocess.run(  # noqa: S603 - our own arguments
-        command, cwd=folder(family) if family else INFRA, env=os.environ | STATIC, capture_output=True, text=True, check=False
+        command,
+        cwd=folder(family) if family else INFRA,
+        env=os.environ | STATIC,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if ran.returncode:
         last = "\n".join(ran.stderr.splitlines()[-SHOWN_LINES:])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("vilam3", "components", "pipelines", "serving", "bench", "tests")
+PACKAGES = ("vilam3", "components", "pipelines", "serving", "infra", "bench", "tests")
 MODULE_LINES = 500
 FUNCTION_LINES = 50
 VAGUE_NAMES = frozenset({"common", "commons", "helper", "helpers", "manager", "managers", "misc", "util", "utils"})

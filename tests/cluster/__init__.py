@@ -1,0 +1,1 @@
+"""What holds on a real Kubernetes; each tier has a make target, and none runs with the other tests."""
