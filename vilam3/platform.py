@@ -1,6 +1,6 @@
 """The operators an installation builds on, read from ``infra/platform/platform.toml``; talks to no cluster.
 
-The file is written once, for people and programs. The wheel carries it beside this module, a checkout has it in its place.
+The file is written once, for people and programs. The wheel carries it beside this module, a checkout has it in place.
 """
 
 import tomllib

@@ -3,16 +3,17 @@
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from components.step import IMAGE
 from pipelines.place import ENDPOINTS, INSTALLATION
+from serving import metrics
+from serving.cli import _check
 from tests.chart import (
     BUILD_TIMEOUT_S,
     CHART,
@@ -20,8 +21,8 @@ from tests.chart import (
     RELEASE,
     ROOT,
     SCENARIOS,
-    of_kind,
     objects,
+    of_kind,
     pods,
     render,
     run_helm,
@@ -29,6 +30,7 @@ from tests.chart import (
 )
 from tests.contract.commands import exit_code
 from vilam3 import platform
+from vilam3.cli.main import build_parser
 from vilam3.experts.fitting import FOLDERS
 from vilam3.experts.registry import GROUP
 
@@ -37,6 +39,14 @@ DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 TEMPLATE_LINES, NAMED_TEMPLATE_LINES, VALUES_LINES = 150, 120, 150
 PORT = 8080
+SOURCES = ("vilam3", "serving", "pipelines")
+# Read by boto3, MLflow, Ray, PostgreSQL and the operating system.
+THEIRS = {
+    "HOME", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+    "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION",
+    "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_DISABLE_TELEMETRY", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED",
+    "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGDATA",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=SCENARIOS)
@@ -60,18 +70,22 @@ def test_chart_program_and_images_have_one_version() -> None:
 
 def test_the_linter_finds_nothing() -> None:
     for scenario in SCENARIOS:
-        ran = run_helm("lint", "--strict", "--quiet", str(CHART), f"--values={values_file(scenario)}", "--kube-version=1.34.0")
+        ran = run_helm(
+            "lint", "--strict", "--quiet", str(CHART), f"--values={values_file(scenario)}", "--kube-version=1.34.0"
+        )
         # Without a cluster there are no operators, which the checks refuse; everything else must be clean.
         told = [line for line in ran.stdout.splitlines() if line.startswith("[") and "this cluster has no" not in line]
         assert [line for line in told if "cannot be installed like this" not in line] == [], ran.stdout
 
 
 def test_every_command_line_is_one_of_the_program(rendered: str) -> None:
-    """The arguments of our containers, and `vilam3 ...` in scripts, parse by the real argparse tree."""
+    """The arguments of our containers and jobs parse by the real argparse tree."""
     found = list(command_lines(rendered))
     assert found
     for place, words in found:
         assert exit_code(words) == 0, f"{place}: vilam3 {' '.join(words)}"
+        if words[0] == "serve":
+            _check(build_parser().parse_args(words))  # what each role takes and needs
 
 
 def command_lines(rendered: str) -> Iterator[tuple[str, list[str]]]:
@@ -84,21 +98,12 @@ def command_lines(rendered: str) -> Iterator[tuple[str, list[str]]]:
     for place, container in _containers(rendered):
         if place.startswith("ServingRuntime"):
             continue
-        for text in container.get("args", []) if "command" in container else []:
-            for line in re.findall(r"^\s*(?:exec )?vilam3 (.*)$", text, re.MULTILINE):
-                yield place, _shell_words(line)
         if "command" not in container and container.get("args"):
             yield place, container["args"]
     for one in of_kind(rendered, "RayJob").values():
         program, *words = one["spec"]["entrypoint"].split()
         assert program == "vilam3"
         yield f"RayJob/{one['metadata']['name']}", words
-
-
-def _shell_words(line: str) -> list[str]:
-    import shlex  # noqa: PLC0415 - used here alone
-
-    return shlex.split(line)
 
 
 def test_every_container_is_confined(rendered: str) -> None:
@@ -143,6 +148,28 @@ def test_nothing_in_the_cluster_is_reached_that_no_policy_opens(rendered: str) -
         assert said.startswith(("none: ", "PHI: ")), name
 
 
+def test_environment_variables_are_read_by_somebody(rendered: str) -> None:
+    """A name of ours is one in the program; the others are those of libraries and images."""
+    program = "\n".join(path.read_text("utf-8") for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))
+    for place, container in _containers(rendered):
+        for variable in container.get("env", []):
+            name = variable["name"]
+            assert name in THEIRS or f'"{name}"' in program, f"{place}: {name}"
+
+
+def test_metrics_are_those_of_the_program(rendered: str) -> None:
+    """Queries of triggers, alerts and dashboards name series that the endpoint has."""
+    named = set(re.findall(r"\bvilam3_[a-z_]+", rendered)) & set(re.findall(r"\bvilam3_[a-z_]+(?=[{)])", rendered))
+    assert {name.removesuffix("_bucket") for name in named} <= set(metrics.NAMES)
+    for outcome in re.findall(r'outcome="(\w+)"', rendered):
+        assert outcome in get_args(metrics.Outcome)
+
+
+def test_parts_that_are_counted_are_named_as_the_program_names_them() -> None:
+    names = set(re.findall(r'vilam3_queue_depth\{[^}]*expert="(\w+)"', render("gpu")))
+    assert names == {metrics.VLM, *(point.name for point in entry_points(group=GROUP))}
+
+
 def test_all_serving_listens_on_the_port_of_the_policies(rendered: str) -> None:
     for place, words in command_lines(rendered):
         if words[0] == "serve":
@@ -184,14 +211,20 @@ def test_the_chart_knows_the_experts_of_the_registry() -> None:
 
 def test_ray_is_the_version_of_the_image(rendered: str) -> None:
     pin = next(one for one in PROJECT["optional-dependencies"]["train"] if one.startswith("ray["))
-    clusters = [one["spec"].get("rayClusterConfig") or one["spec"].get("rayClusterSpec") or one["spec"] for one in objects(rendered) if one["apiVersion"] == "ray.io/v1"]
+    clusters = [
+        one["spec"].get("rayClusterConfig") or one["spec"].get("rayClusterSpec") or one["spec"]
+        for one in objects(rendered)
+        if one["apiVersion"] == "ray.io/v1"
+    ]
     assert {one["rayVersion"] for one in clusters} <= {pin.partition("==")[2]}
 
 
 def test_kinds_are_of_the_operators_of_the_platform(rendered: str) -> None:
     """Every kind beyond Kubernetes' own is one that `vilam3 doctor --cluster` looks for."""
     known = {kind for one in platform.load().operators for kind in one.kinds}
-    foreign = {f"{one['apiVersion']}/{one['kind']}" for one in objects(rendered) if "." in one["apiVersion"].partition("/")[0]}
+    foreign = {
+        f"{one['apiVersion']}/{one['kind']}" for one in objects(rendered) if "." in one["apiVersion"].partition("/")[0]
+    }
     assert {kind for kind in foreign if not re.match(r"[a-z.]*k8s\.io/", kind)} <= known
 
 
@@ -273,37 +306,3 @@ def test_every_alert_has_its_runbook() -> None:
         assert page.is_file(), rule["alert"]
         assert rule["alert"] in page.read_text("utf-8"), rule["alert"]
         assert page.name in index
-
-
-def graph_of(rendered: str) -> Mapping[str, Any]:
-    """The nodes of the rendered InferenceGraph."""
-    nodes: Mapping[str, Any] = of_kind(rendered, "InferenceGraph")[f"{RELEASE}-graph"]["spec"]["nodes"]
-    return nodes
-
-
-@pytest.mark.parametrize("rounds", [1, 4, 8])
-def test_the_graph_ends(rounds: int) -> None:
-    """No way through it comes back to where it was, and it asks the VLM once more than experts."""
-    nodes = graph_of(render("gpu", changes={"serving": {"rounds": rounds}}))
-    _assert_acyclic(nodes, "root", ())
-    names = [step["name"] for step in nodes["root"]["steps"]]
-    assert names == ["vlm-0", *(name for n in range(1, rounds + 1) for name in (f"experts-{n}", f"vlm-{n}"))]
-
-
-def _assert_acyclic(nodes: Mapping[str, Any], name: str, above: tuple[str, ...]) -> None:
-    assert name not in above, f"{' -> '.join(above)} -> {name}"
-    for step in nodes[name]["steps"]:
-        if "nodeName" in step:
-            _assert_acyclic(nodes, step["nodeName"], (*above, name))
-
-
-def test_the_graph_asks_the_enabled_experts() -> None:
-    rendered = render("airgap")
-    nodes = graph_of(rendered)
-    assert [step["name"] for step in nodes["experts"]["steps"]] == ["brats", "vista3d"]
-    services = of_kind(rendered, "InferenceService")
-    for step in [*nodes["root"]["steps"], *nodes["experts"]["steps"]]:
-        if "serviceUrl" in step:
-            host = re.match(r"http://(.+)-predictor\.vilam3\.svc/v1/graph$", step["serviceUrl"])
-            assert host, step
-            assert host[1] in services

@@ -59,9 +59,7 @@ def _part(given: argparse.Namespace, place: Place) -> Part:
         )
     consultant = Consultant(engine=engine, experts=experts, model_digest=DIGEST)
     service = Service.create(consultant, tenants=place.tenants, work=place.work)
-    return Part(
-        install=lambda app: install(app, service), models=lambda: [ChatModel(service)], close=service.close
-    )
+    return Part(install=lambda app: install(app, service), models=lambda: [ChatModel(service)], close=service.close)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 {{- define "vilam3.env.base" -}}
 - name: HOME
   value: /tmp
+- name: VILAM3_RUNS
+  value: /tmp/vilam3
 {{- end }}
 
 {{/* Access to S3; without a Secret the pods' own identity is used (a cloud role of the ServiceAccount). */}}

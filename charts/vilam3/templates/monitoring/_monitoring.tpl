@@ -1,5 +1,6 @@
+{{/* Not in mode ray: Ray has metrics, rules and dashboards of its own. */}}
 {{- define "vilam3.monitoring" -}}
-{{- if or (eq .Values.monitoring.enabled "always") (and (eq .Values.monitoring.enabled "auto") (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/ServiceMonitor")) }}true{{ end -}}
+{{- if eq .Values.serving.mode "ray" }}{{ else if or (eq .Values.monitoring.enabled "always") (and (eq .Values.monitoring.enabled "auto") (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/ServiceMonitor")) }}true{{ end -}}
 {{- end }}
 
 {{/* metadata with the labels by which a Prometheus chooses its objects. */}}
