@@ -32,7 +32,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 help: ## Explain these verbs
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  \033[36mmake %-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  \033[36mmake %-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(INSTALLED) ## Install the locked environment into .venv (instant when it is there)
@@ -89,6 +89,10 @@ cluster-status: setup ## Say what of it runs
 .PHONY: load-image
 load-image: setup ## Import image archives into its node (ARCHIVES="a.tar b.tar")
 	@$(CLUSTER) load-image $(ARCHIVES)
+
+.PHONY: test-cluster-cluster
+test-cluster-cluster: setup ## Test that it comes up, works, and leaves nothing
+	@$(BIN)/python -m pytest -q tests/cluster/cluster
 
 ##@ What is generated
 

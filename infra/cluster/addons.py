@@ -4,7 +4,7 @@ import string
 from collections.abc import Callable
 from pathlib import Path
 
-from infra.cluster import images, manifests
+from infra.cluster import images, kserve, manifests, operators
 from infra.cluster.control_plane import DOMAIN
 from infra.cluster.layout import Layout
 from infra.cluster.plan import Plan
@@ -46,6 +46,9 @@ def install(layout: Layout, *, plan: Plan, load: Load, say: Callable[[str], None
         manifests.kubectl(
             layout.kubeconfig, ["wait", "--for=condition=Available", wait, "-n", namespace, "deployment", "--all"]
         )
+    if plan.level == "full":
+        kserve.install(layout, load=load, say=say)
+        operators.install(layout, load=load, say=say)
 
 
 def _apply(layout: Layout, name: str, **values: str) -> None:

@@ -34,7 +34,7 @@ def pause(*, say: Callable[[str], None]) -> Path:
 
 
 def shell(folder: Path) -> Path:
-    """The archive of an image with a shell and a few commands, for the pods that make volumes' folders and for tests."""
+    """The archive of an image with a shell and a few commands, for pods that make volumes and for tests."""
     busybox = which("busybox")
     assert busybox is not None, "a prerequisite of the node"
     links = {f"/bin/{applet}": "busybox" for applet in APPLETS}

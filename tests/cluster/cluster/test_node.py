@@ -1,4 +1,4 @@
-"""The level `node` runs real pods: probes, services, names, volumes, exec and logs; and leaves nothing however it ends."""
+"""The level `node` runs real pods: probes, services, names, volumes, exec, logs; and leaves nothing however it ends."""
 
 import json
 import os
