@@ -8,9 +8,10 @@ from infra.cluster.control_plane import Credentials
 from infra.cluster.layout import Layout
 from infra.cluster.plan import Addresses, Child, Plan
 
-# Children die with the supervisor, gain nothing, and where root starts them keep none of root's special rights.
+# Children die with the supervisor and gain nothing. Where root starts them they keep one of root's special rights, to
+# read: the files may lie in the folder of a user who lets nobody else in.
 WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--no-new-privs")
-WITHOUT_RIGHTS = ("--bounding-set", "-all", "--inh-caps", "-all")
+WITHOUT_RIGHTS = ("--bounding-set", "-all,+dac_read_search", "--inh-caps", "-all")
 
 
 def plan(layout: Layout, *, say: Callable[[str], None]) -> Plan:

@@ -23,7 +23,7 @@ PROGRAMS = ("kserve-manager", "kserve-router", "kserve-agent")
 WEBHOOKS = f"kserve-webhook-server-service.{NAMESPACE}.svc"
 SECRET = "kserve-webhook-server-cert"  # noqa: S105 - a name
 FOREIGN_GROUPS = ("cert-manager.io",)
-SIDECAR = "kube-rbac-proxy"  # guards metrics, and is no Go module that is pinned here
+CONTAINERS = {"manager": "kserve-manager"}  # without the proxy that guards its metrics, which no module here holds
 
 
 def install(layout: Layout, *, load: Load, say: Callable[[str], None]) -> None:
@@ -64,11 +64,7 @@ def _adapted(manifest: Manifest, *, authority: Authority) -> Manifest:
     bundle = base64.b64encode(authority.files.certificate.read_bytes()).decode("ascii")
     for webhook in manifest.get("webhooks", []):
         webhook["clientConfig"]["caBundle"] = bundle
-    for container in operators.containers(manifest):
-        if container["name"] == SIDECAR:
-            manifest["spec"]["template"]["spec"]["containers"].remove(container)
-        else:
-            operators.ours(container, tool="kserve-manager")
+    operators.adapt(manifest, programs=CONTAINERS)
     return manifest
 
 

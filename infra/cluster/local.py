@@ -114,6 +114,7 @@ class Local:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=CHECKOUT, start_new_session=True
             )
         Identity.of(process.pid).write(self.layout.supervisor)
+        process.returncode = 0  # nobody waits for it here, and that is no mistake to warn of
 
     def _wait_until_answering(self, plan: Plan) -> None:
         until = time.monotonic() + READY_TIMEOUT_S

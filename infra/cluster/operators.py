@@ -4,7 +4,7 @@ What they take for granted and a test cluster lacks is replaced: their registrie
 and delays that are meant for larger machines.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,39 +28,45 @@ class Operator:
     """An operator whose module has kustomizations.
 
     Attributes:
-        tool: Its program.
         module: Where its manifests are.
         folders: Kustomizations in the module, in the order in which they are applied.
         namespace: Where it runs.
-        arguments: Given to it besides its own.
+        programs: Name of a container: the tool that it runs. Containers that are not named are left out.
+        arguments: Given to them besides their own.
     """
 
-    tool: str
     module: str
     folders: Sequence[str]
     namespace: str
+    programs: Mapping[str, str]
     arguments: Sequence[str] = field(default=())
 
 
 OPERATORS = (
     Operator(
-        tool="ray-operator",
         module="github.com/ray-project/kuberay/ray-operator",
         folders=["config/default"],
         namespace="ray-system",
+        programs={"kuberay-operator": "ray-operator"},
     ),
     Operator(
-        tool="metrics-server",
         module="sigs.k8s.io/metrics-server",
         folders=["manifests/base"],
         namespace="kube-system",
+        programs={"metrics-server": "metrics-server"},
         arguments=[f"--kubelet-certificate-authority={ACCOUNT_CA}"],
     ),
     Operator(
-        tool="kwok",
         module="sigs.k8s.io/kwok",
         folders=["kustomize/kwok", "kustomize/stage/fast"],
         namespace="kube-system",
+        programs={"kwok-controller": "kwok"},
+    ),
+    Operator(
+        module="github.com/kedacore/keda/v2",
+        folders=["config/minimal"],
+        namespace="keda",
+        programs={"keda-operator": "keda-operator", "keda-metrics-apiserver": "keda-adapter"},
     ),
 )
 
@@ -68,8 +74,9 @@ OPERATORS = (
 def install(layout: Layout, *, load: Load, say: Callable[[str], None]) -> None:
     """Install `OPERATORS` and wait until they are ready; harmless when they are."""
     for operator in OPERATORS:
-        say(f"installing {operator.tool} ...")
-        load(images.program(operator.tool, say=say))
+        say(f"installing {', '.join(operator.programs.values())} ...")
+        for tool in operator.programs.values():
+            load(images.program(tool, say=say))
         apply(layout, [namespace(operator.namespace)])
         for folder in operator.folders:
             apply(layout, rendered(operator, folder=folder, kubeconfig=layout.kubeconfig))
@@ -78,40 +85,38 @@ def install(layout: Layout, *, load: Load, say: Callable[[str], None]) -> None:
 
 
 def rendered(operator: Operator, *, folder: str, kubeconfig: Path) -> list[Manifest]:
-    """What one kustomization of an operator says, with our image and in our namespace; kinds are applied elsewhere."""
-    source = tools.module_folder(tools.TOOLS[operator.tool].family, module=operator.module) / folder
+    """What one kustomization of an operator says, with our images and in our namespace."""
+    family = tools.TOOLS[next(iter(operator.programs.values()))].family
+    source = tools.module_folder(family, module=operator.module) / folder
     text = manifests.kubectl(kubeconfig, ["kustomize", "--load-restrictor=LoadRestrictionsNone", str(source)])
     found = [manifest for manifest in yaml.safe_load_all(text) if manifest]
-    return [moved(adapted(manifest, operator=operator), namespace=operator.namespace) for manifest in found]
+    for manifest in found:
+        adapt(manifest, programs=operator.programs, arguments=operator.arguments)
+        move(manifest, namespace=operator.namespace)
+    return found
 
 
-def adapted(manifest: Manifest, *, operator: Operator) -> Manifest:
-    """A Deployment that runs our image with the operator's further arguments; anything else as it was."""
-    for container in containers(manifest):
-        ours(container, tool=operator.tool)
-        container["args"] = [*container.get("args", []), *operator.arguments]
-    return manifest
+def adapt(manifest: Manifest, *, programs: Mapping[str, str], arguments: Sequence[str] = ()) -> None:
+    """Let a Deployment run our builds on a small machine: no processor limit, and ready as soon as it is."""
+    if manifest["kind"] != "Deployment":
+        return
+    pod = manifest["spec"]["template"]["spec"]
+    pod["containers"] = [container for container in pod["containers"] if container["name"] in programs]
+    for container in pod["containers"]:
+        tool = programs[container["name"]]
+        container |= {"image": images.name(tool), "imagePullPolicy": "IfNotPresent", "command": [f"/{tool}"]}
+        container["args"] = [*container.get("args", []), *arguments]
+        limits = container.get("resources", {}).get("limits", {})
+        kept = {name: limit for name, limit in limits.items() if name != "cpu"}
+        container["resources"] = {"requests": REQUESTS, "limits": kept}
+        container["readinessProbe"] |= {"initialDelaySeconds": PROBE_S, "periodSeconds": PROBE_S}
 
 
-def containers(manifest: Manifest) -> list[Manifest]:
-    """The containers of a Deployment; none of anything else."""
-    return list(manifest["spec"]["template"]["spec"]["containers"]) if manifest["kind"] == "Deployment" else []
-
-
-def ours(container: Manifest, *, tool: str) -> None:
-    """Let `container` run our build of `tool`, on a small machine: no processor limit, and ready as soon as it is."""
-    container |= {"image": images.name(tool), "imagePullPolicy": "IfNotPresent", "command": [f"/{tool}"]}
-    limits = container.get("resources", {}).get("limits", {})
-    container["resources"] = {"requests": REQUESTS, "limits": {name: limits[name] for name in limits if name != "cpu"}}
-    container["readinessProbe"] |= {"initialDelaySeconds": PROBE_S, "periodSeconds": PROBE_S}
-
-
-def moved(manifest: Manifest, *, namespace: str) -> Manifest:
-    """The manifest in another namespace, with the accounts that it speaks of; kube-system's own things stay there."""
+def move(manifest: Manifest, *, namespace: str) -> None:
+    """Put a manifest in another namespace, with the accounts that it speaks of; kube-system's own things stay there."""
     for place in (manifest["metadata"], *manifest.get("subjects", [])):
         if place.get("namespace", "kube-system") != "kube-system":
             place["namespace"] = namespace
-    return manifest
 
 
 def namespace(name: str) -> Manifest:

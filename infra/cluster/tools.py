@@ -59,6 +59,11 @@ TOOLS = {
             kubelet=f"{KUBERNETES}/cmd/kubelet",
         ),
         *_tools(
+            "keda",
+            keda_adapter="github.com/kedacore/keda/v2/cmd/adapter",
+            keda_operator="github.com/kedacore/keda/v2/cmd/operator",
+        ),
+        *_tools(
             "kserve",
             kserve_agent="github.com/kserve/kserve/cmd/agent",
             kserve_manager="github.com/kserve/kserve/cmd/manager",

@@ -19,6 +19,7 @@ KINDS = {
     "rayclusters.ray.io",
     "rayjobs.ray.io",
     "rayservices.ray.io",
+    "scaledobjects.keda.sh",
     "servingruntimes.serving.kserve.io",
 }
 
@@ -51,7 +52,7 @@ def test_it_answers_as_the_version_that_is_pinned(kubectl: Kubectl) -> None:
     )
 
 
-def test_it_serves_the_kinds_of_kserve_and_kuberay(kubectl: Kubectl) -> None:
+def test_it_serves_the_kinds_of_the_operators(kubectl: Kubectl) -> None:
     served = set(kubectl("get", "crd", "-o", "name").split())
     assert {f"customresourcedefinition.apiextensions.k8s.io/{kind}" for kind in KINDS} <= served
 

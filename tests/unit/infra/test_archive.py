@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def _members(file: Path) -> dict[str, bytes]:
         return {name: stream.read() for name, stream in opened.items() if stream is not None}
 
 
-def _manifest(archive: dict[str, bytes]) -> dict[str, dict[str, str]]:
+def _manifest(archive: dict[str, bytes]) -> dict[str, Any]:
     (manifest,) = json.loads(archive["index.json"])["manifests"]
     return dict(json.loads(_blob(archive, manifest["digest"])))
 
