@@ -1,7 +1,7 @@
 """The real server with a rule-following engine, in its own process: ``python -m tests.e2e.serving_process PORT``.
 
-``--role vlm`` and ``--role expert`` serve the engine and one expert alone; the orchestrator needs no fake and is started
-as users start it, with `vilam3 serve --role orchestrator`.
+``--role vlm`` and ``--role expert`` serve the engine and one expert alone; the orchestrator needs no fake and is
+started as users start it, with `vilam3 serve --role orchestrator`.
 """
 
 import argparse

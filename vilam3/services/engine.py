@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, cast, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast, get_args
 
 import httpx
 
@@ -92,6 +92,14 @@ class RemoteEngine:
         self._http = httpx.Client(**settings(self.url, read_s=SILENT_S))
         self._card: tuple[float, ModelCard] | None = None
 
+    def __enter__(self) -> Self:
+        """Use it within a block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
     def close(self) -> None:
         """Drop the connections."""
         self._http.close()
@@ -136,8 +144,11 @@ class RemoteEngine:
                     f"engine {self.url}: the connection broke off in the middle of a reply ({type(error).__name__}); "
                     "ask again"
                 ) from error
-            if reply.is_whole or (cancelled is not None and cancelled.is_set()):
+            if reply.is_whole:
                 yield reply.generation()
+                return
+            if cancelled is not None and cancelled.is_set():
+                yield replace(reply.generation(), finish_reason="cancelled")
                 return
             yield from _pause(pause_s)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from vilam3.data.study import Study
 from vilam3.dialogue.messages import Generation, Message, Sampling
 from vilam3.errors import ExpertError
+from vilam3.experts.facts import CARDS as PUBLISHED_CARDS
 from vilam3.experts.protocol import ExpertCall, ExpertResult, LabelMap, Measurement, Provenance
 from vilam3.experts.trigger import Grammar
 
@@ -37,9 +38,9 @@ class RuleEngine:
 
     def reply(self, messages: Sequence[Message]) -> str:
         """What is said next."""
-        newest = messages[-1].text
-        if "forever" in newest or (newest.startswith(CARDS.partition("\n")[0]) and messages[-1].images):
-            return TRIGGER.format(argument=_argument(newest)) if "chest" not in newest else "I call <CXR()>."
+        newest, cards, asked = messages[-1].text, *_split(messages[-1].text)
+        if "forever" in asked or (cards and messages[-1].images):
+            return TRIGGER.format(argument=_argument(asked)) if "chest" not in asked else "I call <CXR()>."
         if "could not be used" in newest:
             return "unknown"
         if "essay" in newest:
@@ -152,6 +153,14 @@ def _box(study: Study) -> LabelMap | None:
     ids_XYZ = np.zeros(volume.voxels_XYZ.shape, dtype=np.uint8)
     ids_XYZ[1:3, 1:3, 1:3] = 26
     return LabelMap(ids_XYZ=ids_XYZ, affine_RAS=volume.affine_RAS, names={26: "hepatic tumor"})
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The model cards, these or the published ones, and what follows them."""
+    for cards in (CARDS, PUBLISHED_CARDS):
+        if text.startswith(cards):
+            return cards, text.removeprefix(cards)
+    return "", text
 
 
 def _argument(text: str) -> str:

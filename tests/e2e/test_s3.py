@@ -1,0 +1,121 @@
+"""The study store on a real S3 server that checks signatures."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import httpx
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.e2e.s3_server import S3, s3_server
+from tests.e2e.serving_fixture import Served, served
+from tests.e2e.test_roles import expert_command, orchestrator_command, question, uploaded
+from vilam3.data.study import Study, Volume, study_of
+from vilam3.errors import ArtifactError, NotFoundError
+from vilam3.objects import ObjectStore, S3Store, open_store
+from vilam3.shelf import Bounds, Shelf, drop_oldest
+
+pytestmark = pytest.mark.e2e
+BUCKET = "hospital"
+URI = f"s3://{BUCKET}/vilam3"
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment().items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield running
+
+
+@pytest.fixture
+def store(s3: S3, request: pytest.FixtureRequest) -> ObjectStore:
+    assert s3.endpoint
+    return open_store(f"{URI}/{request.node.name}")
+
+
+def ct(fill: int = 0) -> Study:
+    random = np.random.default_rng(fill).integers(-1000, 1000, (64, 64, 40)).astype(np.float32)
+    return study_of(modality="CT", volumes=(Volume(voxels_XYZ=random, affine_RAS=np.eye(4)),))
+
+
+def test_objects_are_put_listed_copied_and_removed(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 9_000_000)  # large enough that it goes up in parts
+    store.put("a/file", tmp_path / "file")
+    store.put("a/small", b"1")
+    store.put("a/small", b"22")
+    store.copy("a/small", "b/small")
+    assert (len(store.get("a/file")), store.get("b/small")) == (9_000_000, b"22")
+    listed = {entry.key: entry.num_bytes for entry in store.entries("a")}
+    assert listed == {"a/file": 9_000_000, "a/small": 2}
+    store.delete("a")
+    store.delete("a")
+    assert list(store.entries("a")) == []
+    assert store.get("b/small") == b"22"
+    for key in ("a/small", "../b", "never"):
+        with pytest.raises(NotFoundError):
+            store.get(key)
+    with pytest.raises(NotFoundError):
+        store.copy("never", "c")
+
+
+def test_two_processes_see_the_same_studies_and_bounds_hold(store: ObjectStore) -> None:
+    first = Shelf(store).put("ward", ct())
+    back = Shelf(store).get(first.reference)
+    assert back.digest == first.digest
+    second = Shelf(store).put("ward", ct(1))
+    dropped = drop_oldest(store, "studies", Bounds(max_count=1))
+    assert len(dropped) == 1
+    left = {first.reference, second.reference} - set(dropped)
+    assert {entry.key for entry in store.entries("tenants")} == {f"{reference}/study.zip" for reference in left}
+
+
+def test_a_wrong_secret_is_refused_with_its_remedy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert s3.secret_key
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(ArtifactError, match=r"refused \(SignatureDoesNotMatch\); check the bucket, AWS_ACCESS_KEY_ID"):
+        S3Store(BUCKET).put("a", b"1")
+
+
+def test_a_missing_bucket_and_a_dead_endpoint_are_told_apart(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert s3.endpoint
+    with pytest.raises(ArtifactError, match=r"refused \(NoSuchBucket\)"):
+        S3Store("absent").put("a", b"1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("vilam3.objects.ATTEMPTS", 1)
+    with pytest.raises(ArtifactError, match="out of reach"):
+        S3Store(BUCKET).put("a", b"1")
+
+
+def test_orchestrator_and_expert_share_studies_by_s3(s3: S3, tmp_path: Path) -> None:
+    """What is uploaded to one orchestrator can be asked about at another."""
+    volume = _nifti()
+    with contextlib.ExitStack() as running, httpx.Client(trust_env=False, timeout=60) as client:
+
+        def start(name: str, command: list[str]) -> Served:
+            (tmp_path / name).mkdir()
+            return running.enter_context(served(tmp_path / name, command, environment=s3.environment()))
+
+        vlm = start("vlm", ["tests.e2e.serving_process", "PORT", "--role", "vlm", "--studies", URI])
+        expert = start("expert", expert_command("VISTA3D", URI))
+        command = orchestrator_command(vlm, {"VISTA3D": expert}, URI)
+        one, other = start("one", command), start("other", command)
+        study = uploaded(client, one, volume)
+        answer = client.post(f"{other.url}/v1/chat/completions", json=question(study["id"])).json()
+        assert answer["answer"] == "yes"
+        mask = client.get(one.url + answer["expert_calls"][0]["mask_url"])
+        assert mask.content.startswith(b"\x1f\x8b")
+        assert client.delete(f"{other.url}/v1/studies/{study['id']}").status_code == 200
+        assert client.get(f"{one.url}/v1/studies/{study['id']}").status_code == 404
+        logged = "".join(path.read_text() for path in tmp_path.rglob("err"))
+        assert s3.secret_key not in logged
+
+
+def _nifti() -> bytes:
+    image = nib.Nifti1Image(np.zeros((8, 10, 6), np.int16), np.eye(4))
+    content: bytes = image.to_bytes()
+    return content

@@ -1,0 +1,1 @@
+"""The generated InferenceGraph, compared whole."""
