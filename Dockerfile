@@ -24,25 +24,19 @@ RUN groupadd --gid 10001 vilam3 \
  && useradd --uid 10001 --gid 10001 --home-dir /var/lib/vilam3 --create-home vilam3 \
  && chmod 0770 /var/lib/vilam3
 
-# uv stays outside the environments it fills, so that no image ships it.
-FROM base AS uv
-COPY requirements/uv.txt requirements/
-RUN python3 -m venv /opt/uv \
- && /opt/uv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/uv.txt
-
 # Ours alone: the library with its metadata, and the leaves beside it, which are found through PYTHONPATH. The verbs of
 # the leaves come from the library's entry points.
 FROM base AS application
-COPY requirements/build.txt requirements/
+COPY requirements/uv.txt requirements/build.txt requirements/
+RUN python3 -m venv /opt/uv \
+ && /opt/uv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/uv.txt \
+ && /opt/uv/bin/uv venv /opt/venv
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY vilam3 vilam3
 COPY infra/platform/platform.toml infra/platform/
-RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
-    --mount=type=cache,target=/var/cache/uv \
-    export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_SYSTEM_CERTS=1 \
- && /opt/uv/bin/uv venv /opt/venv \
- && /opt/uv/bin/uv pip install --python /opt/venv/bin/python --no-deps --build-constraints requirements/build.txt \
-      --target /opt/application .
+RUN --mount=type=cache,target=/var/cache/uv \
+    /opt/uv/bin/uv pip install --cache-dir /var/cache/uv --link-mode copy --system-certs --python /opt/venv/bin/python \
+      --no-deps --build-constraints requirements/build.txt --target /opt/application .
 COPY LICENSE NOTICE /opt/application/
 COPY components /opt/application/components
 COPY pipelines /opt/application/pipelines
@@ -50,13 +44,8 @@ COPY serving /opt/application/serving
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/application
 
 FROM base AS ops-environment
-COPY requirements/ops.txt requirements/build.txt /opt/requirements/
-RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
-    --mount=type=cache,target=/var/cache/uv \
-    export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/venv \
- && /opt/uv/bin/uv venv /opt/venv \
- && /opt/uv/bin/uv pip sync --require-hashes --build-constraints /opt/requirements/build.txt \
-      /opt/requirements/ops.txt
+COPY requirements/ops.txt requirements/build.txt requirements/uv.txt infra/images/fill /opt/requirements/
+RUN --mount=type=cache,target=/var/cache/uv sh /opt/requirements/fill ops
 
 FROM ${OPS_ENVIRONMENT} AS ops
 COPY --from=application /opt/application /app
@@ -74,13 +63,8 @@ ENV TRITON_CACHE_DIR=/tmp/cache/triton \
 
 # torch's stock build, as everywhere, less the libraries that only an accelerator uses.
 FROM compiler AS cpu-environment
-COPY requirements/cpu.txt requirements/build.txt infra/images/absent_cuda.py /opt/requirements/
-RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
-    --mount=type=cache,target=/var/cache/uv \
-    export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/venv \
- && /opt/uv/bin/uv venv /opt/venv \
- && /opt/uv/bin/uv pip sync --require-hashes --build-constraints /opt/requirements/build.txt \
-      /opt/requirements/cpu.txt \
+COPY requirements/cpu.txt requirements/build.txt requirements/uv.txt infra/images/fill infra/images/absent_cuda.py /opt/requirements/
+RUN --mount=type=cache,target=/var/cache/uv sh /opt/requirements/fill cpu \
  && python3 /opt/requirements/absent_cuda.py /opt/venv
 
 FROM ${CPU_ENVIRONMENT} AS cpu
@@ -90,13 +74,8 @@ ENTRYPOINT ["vilam3"]
 CMD ["--help"]
 
 FROM compiler AS gpu-environment
-COPY requirements/gpu.txt requirements/build.txt /opt/requirements/
-RUN --mount=type=bind,from=uv,source=/opt/uv,target=/opt/uv \
-    --mount=type=cache,target=/var/cache/uv \
-    export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_SYSTEM_CERTS=1 VIRTUAL_ENV=/opt/venv \
- && /opt/uv/bin/uv venv /opt/venv \
- && /opt/uv/bin/uv pip sync --require-hashes --build-constraints /opt/requirements/build.txt \
-      /opt/requirements/gpu.txt
+COPY requirements/gpu.txt requirements/build.txt requirements/uv.txt infra/images/fill /opt/requirements/
+RUN --mount=type=cache,target=/var/cache/uv sh /opt/requirements/fill gpu
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 

@@ -24,7 +24,7 @@ AREAS ?=
 CHART := charts/vilam3
 RECIPE ?= pipelines/recipes/tiny.toml
 REGISTRY ?= localhost
-VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGES ?= ops cpu gpu
 
 ##@ Start here
 
@@ -126,10 +126,12 @@ lock: $(filter-out uv,$(UV)) ## Resolve the dependencies again, keeping today's 
 	@$(UV) $(COMPILE) pyproject.toml $(GPU_ROLES:%=--extra %) $(ACCELERATOR_ONLY:%=--no-emit-package %) -c requirements/dev.txt -o requirements/cpu.txt
 
 .PHONY: image
-image: ## Build the container images ops and gpu (needs docker; REGISTRY=... names them)
-	@command -v docker >/dev/null || { echo "make image: docker is not on PATH; install Docker, or run in .venv by make setup" >&2; exit 2; }
-	docker build --target ops -t $(REGISTRY)/vilam3-ops:$(VERSION) .
-	docker build --target gpu -t $(REGISTRY)/vilam3-gpu:$(VERSION) .
+image: setup ## Build the container images, with docker or else buildah (IMAGES="ops cpu" REGISTRY=... names them)
+	@$(BIN)/python -m infra.images --registry $(REGISTRY) build $(IMAGES)
+
+.PHONY: test-images
+test-images: setup ## Start what is in the images that were built, as a node would
+	@$(BIN)/python -m pytest -q tests/cluster/images
 
 .PHONY: clean
 clean: ## Remove caches and build outputs; keeps .venv and runs/

@@ -74,6 +74,7 @@ TOOLS = {
         *_tools("localpath", local_path_provisioner="github.com/rancher/local-path-provisioner"),
         *_tools("metrics", metrics_server="sigs.k8s.io/metrics-server/cmd/metrics-server"),
         *_tools("pause", pause="."),
+        *_tools("versitygw", versitygw="github.com/versity/versitygw/cmd/versitygw"),
     ]
 }
 

@@ -1,0 +1,1 @@
+"""The container images: what is in them works as a node would run it."""

@@ -1,0 +1,1 @@
+"""Images: their names, their files, and what is built into them."""
