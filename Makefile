@@ -94,6 +94,10 @@ load-image: setup ## Import image archives into its node (ARCHIVES="a.tar b.tar"
 test-cluster-cluster: setup ## Test that it comes up, works, and leaves nothing
 	@$(BIN)/python -m pytest -q tests/cluster/cluster
 
+.PHONY: test-cluster-api
+test-cluster-api: setup ## Test the chart on a real API server: install, upgrade, roll back, uninstall
+	@$(BIN)/python -m pytest -q -rs tests/cluster/api
+
 ##@ What is generated
 
 .PHONY: docs

@@ -84,6 +84,9 @@ def _register_publish(actions: Verbs) -> None:
     parser.add_argument("--endpoint", required=True, metavar="URL", help="of Kubeflow Pipelines")
     parser.add_argument("--package", type=Path, action="append", default=[], metavar="FILE", help="compiled; repeat it")
     parser.add_argument("--schedule", metavar="CRON", help="retrain at these times: six fields, seconds first")
+    parser.add_argument(
+        "--version", metavar="NAME", help="with --schedule: retrain with this one (the one of --package)"
+    )
     parser.add_argument("--experiment", default="vilam3", metavar="NAME", help="of scheduled runs (vilam3)")
     for name, what in INPUTS.items():
         parser.add_argument(_flag(name), metavar="URI", help=f"with --schedule: {what}")
@@ -153,7 +156,7 @@ def _compile(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from pipelines.publish import Schedule, Server
+    from pipelines.publish import RETRAIN, Schedule, Server
     from vilam3.errors import UserError
 
     given = {name: getattr(arguments, name) for name in INPUTS}
@@ -164,10 +167,15 @@ def _publish(arguments: argparse.Namespace) -> int:
                 f"{_flag(name)} {told} --schedule; {'give its URI' if arguments.schedule else 'leave it out'}"
             )
     server = Server(arguments.endpoint)
-    for package in arguments.package:
-        print(server.publish(package))
+    published = dict(server.publish(package) for package in arguments.package)
+    for name, version in published.items():
+        print(name, version)
     if arguments.schedule:
-        print(server.schedule(Schedule(cron=arguments.schedule, arguments=given), experiment=arguments.experiment))
+        version = arguments.version or published.get(RETRAIN)
+        if version is None:
+            raise UserError(f"--schedule: of which version of {RETRAIN}? give --version, or its --package")
+        wanted = Schedule(cron=arguments.schedule, arguments=given, version=version)
+        print(server.schedule(wanted, experiment=arguments.experiment))
     return 0
 
 

@@ -31,15 +31,17 @@ class Schedule:
     Attributes:
         cron: Six fields, seconds first.
         arguments: Of the pipeline.
+        version: Of the retraining pipeline; a schedule keeps to one, so a new version is a new schedule.
     """
 
     cron: str
     arguments: Mapping[str, str]
+    version: str
 
     @property
     def name(self) -> str:
         """Of the recurring run: another schedule is another run."""
-        told = json.dumps([self.cron, dict(self.arguments)], sort_keys=True)
+        told = json.dumps([self.cron, self.version, dict(self.arguments)], sort_keys=True)
         return f"{SCHEDULED}-{_digits(told.encode())}"
 
 
@@ -50,13 +52,13 @@ class Server:
         """Prepare to talk to it."""
         self._endpoint = endpoint
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # kfp's client imports parts of itself that it deprecates
-            from kfp import client  # noqa: PLC0415 - imports the Kubernetes client
+            warnings.simplefilter("ignore", FutureWarning)  # kfp's client says for which servers it is, and imports
+            from kfp import client  # noqa: PLC0415 - parts of itself that it deprecates, and the Kubernetes client
 
-        self._client: Any = self._asked("be reached", lambda: client.Client(host=endpoint))
+            self._client: Any = self._asked("be reached", lambda: client.Client(host=endpoint))
 
-    def publish(self, package: Path) -> str:
-        """Make a compiled pipeline a version, unless it is one; returns the version's name.
+    def publish(self, package: Path) -> tuple[str, str]:
+        """Make a compiled pipeline a version, unless it is one; returns the names of both.
 
         Raises:
             UserError: the file is no compiled pipeline.
@@ -73,41 +75,45 @@ class Server:
                 "take a version",
                 lambda: self._client.upload_pipeline_version(str(package), version, pipeline_id=found),
             )
-        return f"{name} {version}"
+        return name, version
 
     def schedule(self, wanted: Schedule, *, experiment: str) -> str:
         """Keep `wanted` as the one recurring run of ours; returns its name.
 
         Raises:
-            NotFoundError: the server has no retraining pipeline yet.
+            NotFoundError: the server has no retraining pipeline of that version yet.
             EngineError: the server refused or is out of reach.
         """
         pipeline = self._asked("be searched", lambda: self._client.get_pipeline_id(RETRAIN))
-        if pipeline is None:
-            raise NotFoundError(f"{self._endpoint}: no pipeline {RETRAIN} yet; publish it first, or wait and try again")
+        version = self._versions(pipeline).get(wanted.version) if pipeline else None
+        if version is None:
+            what = f"{self._endpoint}: no version {wanted.version} of {RETRAIN} yet"
+            raise NotFoundError(f"{what}; publish it first, or wait and try again")
         place = self._asked("make an experiment", lambda: self._client.create_experiment(experiment)).experiment_id
         runs = self._asked("list schedules", lambda: self._client.list_recurring_runs(page_size=PAGE)).recurring_runs
         ours = {run.display_name: run.recurring_run_id for run in runs or () if run.display_name.startswith(SCHEDULED)}
         if wanted.name not in ours:
-            self._asked("take a schedule", lambda: self._create(wanted, pipeline=pipeline, experiment=place))
+            self._asked("take a schedule", lambda: self._create(wanted, (pipeline, version), experiment=place))
         for name, identity in ours.items():
             if name != wanted.name:
                 self._asked("drop a schedule", lambda identity=identity: self._client.delete_recurring_run(identity))
         return wanted.name
 
-    def _create(self, wanted: Schedule, *, pipeline: str, experiment: str) -> object:
+    def _create(self, wanted: Schedule, identity: tuple[str, str], *, experiment: str) -> object:
         return self._client.create_recurring_run(
             experiment,
             wanted.name,
             cron_expression=wanted.cron,
             no_catchup=True,  # after a pause once, not for every time that was missed
             params=dict(wanted.arguments),
-            pipeline_id=pipeline,
+            pipeline_id=identity[0],
+            version_id=identity[1],
         )
 
-    def _versions(self, pipeline: str) -> set[str]:
+    def _versions(self, pipeline: str) -> dict[str, str]:
+        """Versions by name: their ids."""
         listed = self._asked("list versions", lambda: self._client.list_pipeline_versions(pipeline, page_size=PAGE))
-        return {one.display_name for one in listed.pipeline_versions or ()}
+        return {one.display_name: one.pipeline_version_id for one in listed.pipeline_versions or ()}
 
     def _asked(self, what: str, call: Callable[..., T]) -> T:
         try:

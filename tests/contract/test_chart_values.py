@@ -138,7 +138,7 @@ def test_every_value_of_an_expert_has_an_effect(name: str, before: dict[str, str
 def _other(path: str, value: Any) -> Any:  # noqa: ANN401 - whatever a values file holds
     """Another valid value."""
     node = _node(path)
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         others = [not value] if isinstance(value, bool) else [value + 1, value - 1]
         return next(one for one in others if one <= node.get("maximum", one))
     if not isinstance(value, str):

@@ -21,6 +21,12 @@ none
 {{- include "vilam3.pipelines.compiled" . | sha256sum | trunc 12 -}}
 {{- end }}
 
+{{/* What the page shows of a version: (list $ "finetune"). */}}
+{{- define "vilam3.pipelines.version" -}}
+{{- $root := first . -}}
+{{ $root.Chart.AppVersion }}-{{ $root.Values.pipelines.recipe }}-{{ include "vilam3.pipelines.hash" . }}
+{{- end }}
+
 {{/* Objects of a pipeline live where KFP runs it: (list $ "finetune"). Its name is the one it was compiled with. */}}
 {{- define "vilam3.pipelines.metadata" -}}
 namespace: {{ (first .).Values.pipelines.namespace }}
