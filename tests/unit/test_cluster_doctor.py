@@ -1,4 +1,4 @@
-"""Rules of `vilam3 doctor --cluster`: what is missing is a sentence with its remedy; asked over HTTP, as a cluster is."""
+"""Rules of `vilam3 doctor --cluster`: what is missing is a sentence with its remedy. Asked over HTTP, as usual."""
 
 import argparse
 import json
@@ -30,6 +30,7 @@ class Api(BaseHTTPRequestHandler):
     forbidden: ClassVar[str] = "nothing"
 
     def do_GET(self) -> None:
+        """Answer a read."""
         path, _, _ = self.path.partition("?")
         kind = path.rpartition("/")[2]
         if kind == self.forbidden:

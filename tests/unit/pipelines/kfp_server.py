@@ -33,6 +33,7 @@ class Handler(BaseHTTPRequestHandler):
     kept: ClassVar[Kept]
 
     def do_GET(self) -> None:
+        """Lists."""
         parts = urlsplit(self.path)
         path = parts.path.removeprefix(ROOT)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -50,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"recurringRuns": runs})
 
     def do_POST(self) -> None:
+        """Something to keep."""
         parts = urlsplit(self.path)
         path = parts.path.removeprefix(ROOT)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -73,6 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"recurring_run_id": identity, "display_name": given["display_name"]})
 
     def do_DELETE(self) -> None:
+        """A schedule to forget."""
         del self.kept.schedules[self.path.rpartition("/")[2]]
         self._answer({})
 
