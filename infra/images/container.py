@@ -101,7 +101,7 @@ def _bundle(container: Container, *, inside: Network) -> Iterator[Path]:
     name = f"vilam3-{uuid.uuid4().hex[:12]}"
     try:
         root = _call("buildah", "mount", working)
-        told = json.loads(_call("buildah", "inspect", "--format", "{{json .OCIv1.Config}}", working))
+        told = json.loads(_call("buildah", "inspect", working))["OCIv1"]["config"]
         with tempfile.TemporaryDirectory() as folder:
             bundle = Path(folder) / name
             bundle.mkdir()
