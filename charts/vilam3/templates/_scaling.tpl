@@ -1,4 +1,4 @@
-{{/* How serving parts scale. All triggers but one read the orchestrator: it is there when a part is scaled to zero. */}}
+{{/* How serving parts scale. Experts scale by what the orchestrator counts: it is there when they are scaled to zero. */}}
 
 {{- define "vilam3.scaler" -}}
 {{- if ne .Values.autoscaling.with "auto" -}}
@@ -45,11 +45,11 @@ scaleDown:
     - {type: Pods, value: 1, periodSeconds: 60}
 {{- end }}
 
-{{/* One trigger: (list $ metric labels threshold), labels such as `expert="VISTA3D"` or empty. */}}
+{{/* One trigger: (list $ part metric labels threshold), the part that counts, and labels such as `expert="CXR"` or none. */}}
 {{- define "vilam3.trigger" -}}
-{{- $root := index . 0 }}{{- $metric := index . 1 }}{{- $labels := index . 2 }}{{- $threshold := index . 3 -}}
+{{- $root := index . 0 }}{{- $part := index . 1 }}{{- $metric := index . 2 }}{{- $labels := index . 3 }}{{- $threshold := index . 4 -}}
 {{- if $root.Values.autoscaling.prometheus -}}
-{{- $where := list (printf "namespace=%q" $root.Release.Namespace) (printf "service=%q" (include "vilam3.deployment" (list $root "orchestrator"))) -}}
+{{- $where := list (printf "namespace=%q" $root.Release.Namespace) (printf "service=%q" (include "vilam3.deployment" (list $root $part))) -}}
 - type: prometheus
   metricType: AverageValue
   metadata:
@@ -62,7 +62,7 @@ scaleDown:
   metricType: AverageValue
   metadata:
     # KEDA goes to every endpoint of the Service and looks for the port of the pods, not of the Service.
-    url: http://{{ include "vilam3.host" (list $root "orchestrator") }}:8080/metrics
+    url: http://{{ include "vilam3.host" (list $root $part) }}:8080/metrics
     format: prometheus
     valueLocation: {{ printf "%s%s" $metric (ternary "" (printf "{%s}" $labels) (empty $labels)) | squote }}
     aggregateFromKubeServiceEndpoints: "true"
