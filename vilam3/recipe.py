@@ -46,7 +46,7 @@ class Recipe(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 20240723
     """Everything random follows from it."""
     threads: PositiveInt = 2
-    """CPU threads of a training process; another number may round sums differently."""
+    """CPU threads of a training process, each with a part (`micro_batch`) of the batch; they change the time only."""
     model: ModelSettings
     """The architecture."""
     corpus: PhantomSettings | None = None

@@ -102,6 +102,8 @@ class Stage(Settings):
     """How the learning rate falls after the warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay."""
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """AdamW's memory of squared gradients; a short run from nothing must forget its first, far larger ones sooner."""
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest gradient norm; 0 switches clipping off."""
     max_tokens: PositiveInt = 4096

@@ -64,6 +64,7 @@ class LlmConfig:
     eos_token_id: int | None = None
     pad_token_id: int | None = None
     tokenizer_model_max_length: int = 4096
+    initializer_range: float = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,6 @@ class VilaConfig:
             **{key.name: getattr(self.llm, key.name) for key in fields(LlmConfig)},
             "model_max_length": self.llm.tokenizer_model_max_length,
             "tokenizer_padding_side": "right",
-            "initializer_range": 0.02,
             "pretraining_tp": 1,
             "use_cache": True,
             "torch_dtype": self.model_dtype.removeprefix("torch."),
@@ -224,6 +224,7 @@ PRESETS: dict[str, VilaConfig] = {
             num_key_value_heads=2,
             max_position_embeddings=2048,
             tokenizer_model_max_length=2048,
+            initializer_range=0.06,  # 0.02 suits widths of thousands; at this one attention would stay even for long
         ),
         model_dtype="torch.float32",
         template="llama_3",

@@ -102,6 +102,8 @@ def _check_sizes(folder: str, section: VisionConfig | LlmConfig) -> None:
         value = getattr(section, key.name)
         if key.type is int and (type(value) is not int or value < 1):
             raise CheckpointError(f"{folder}/config.json {key.name}={value!r}: must be a positive whole number")
+        if key.type is float and (type(value) not in {int, float} or value < 0):
+            raise CheckpointError(f"{folder}/config.json {key.name}={value!r}: must be a number, zero or more")
     if section.hidden_size % section.num_attention_heads:
         raise CheckpointError(
             f"{folder}/config.json hidden_size={section.hidden_size}: not a multiple of "

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -110,8 +111,8 @@ def run(
         job = _job(recipe, stage, inputs, out, work, loaded, feed)
         diary = RunLog(tracking, recipe, stage=stage, inputs=inputs, steps=job.steps)
         try:
-            with _on_termination(job.stop):
-                result = _finish(job, _train(job, diary, on_progress), diary)
+            with _on_termination(job.stop), _workers(job) as workers:
+                result = _finish(job, _train(job, diary, workers, on_progress), diary)
         except PreemptedError:
             raise
         except BaseException:
@@ -158,14 +159,14 @@ def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Pat
     )
 
 
-def _train(job: _Job, diary: RunLog, on_progress: OnProgress | None) -> Position:
+def _train(job: _Job, diary: RunLog, workers: Executor | None, on_progress: OnProgress | None) -> Position:
     position = state.resume(job.work, job.learner, inputs_digest=job.digest)
     _tell(job, diary, position)
     started, done_before = time.monotonic() - position.seconds, position.step
     resumed_s = position.seconds
     losses = list(position.losses)
     for step in range(position.step, job.steps):
-        losses.append(_step(job, step))
+        losses.append(_step(job, step, workers))
         seconds = time.monotonic() - started
         position = Position(step=step + 1, losses=tuple(losses), seconds=seconds)
         if on_progress is not None:
@@ -184,7 +185,7 @@ def _train(job: _Job, diary: RunLog, on_progress: OnProgress | None) -> Position
     return position
 
 
-def _step(job: _Job, step: int) -> float:
+def _step(job: _Job, step: int, workers: Executor | None) -> float:
     settings = job.settings
     batches = job.feed.batches(step, global_batch=settings.global_batch, micro_batch=settings.micro_batch)
     result = train_step(
@@ -194,6 +195,7 @@ def _step(job: _Job, step: int) -> float:
         scheduler=job.learner.scheduler,
         gradient_clip=settings.gradient_clip,
         precision=PRECISIONS[job.recipe.model.precision],
+        workers=workers,
     )
     if not result.loss < float("inf"):
         raise ArtifactError(f"stage {job.name} step {step + 1}: the loss is {result.loss}; lower learning_rate")
@@ -240,7 +242,7 @@ def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
             inputs=job.inputs,
             inputs_digest=job.digest,
             weights_digest=weights_digest(partial),
-            settings={"threads": str(torch.get_num_threads()), "torch": str(torch.__version__)},
+            settings={"threads": str(job.recipe.threads), "torch": str(torch.__version__)},
         )
         for place in _kept_models(job):
             shutil.copytree(place, partial / MODELS / place.name, copy_function=_link)
@@ -263,16 +265,26 @@ def _link(source: str, target: str) -> str:
 
 @contextlib.contextmanager
 def _repeatable(recipe: Recipe) -> Iterator[None]:
-    """Fixed seed and threads, and only algorithms that give the same bits every time; undone afterwards."""
+    """Fixed seed, undivided operations, only algorithms that give the same bits every time; undone afterwards."""
     threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.manual_seed(recipe.seed)
-    torch.set_num_threads(recipe.threads)
+    torch.set_num_threads(1)  # threads take whole parts of the batch, see `vilam3.train.gradients`
     torch.use_deterministic_algorithms(mode=True)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(mode=was_deterministic)
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def _workers(job: _Job) -> Iterator[Executor | None]:
+    """Threads for the parts of a batch; an accelerator is kept busy by one."""
+    if job.recipe.threads == 1 or job.loaded.model.device.type != "cpu":
+        yield None
+        return
+    with ThreadPoolExecutor(job.recipe.threads, thread_name_prefix="part") as pool:
+        yield pool
 
 
 @contextlib.contextmanager

@@ -34,7 +34,6 @@ def inputs_of(recipe: Recipe, *, stage: str, corpus: Path, base: Path | None) ->
     settings = recipe.stage(stage)
     learning = {
         "seed": recipe.seed,
-        "threads": recipe.threads,
         "model": recipe.model.model_dump(mode="json"),
         "stage": settings.model_dump(mode="json"),
         "name": stage,

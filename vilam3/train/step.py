@@ -6,6 +6,7 @@ published training weighs its ranks.
 
 import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from vilam3.model.images import MEAN, STD
 from vilam3.model.vila import Vila
 from vilam3.settings import Part, Stage
+from vilam3.train.gradients import accumulate
 from vilam3.train.prefix import loss_after_prefix
 
+ADAM_BETA1 = 0.9
 PARTS: tuple[Part, ...] = ("vision_tower", "mm_projector", "llm")
 
 
@@ -69,7 +72,7 @@ def make_optimizer(model: nn.Module, stage: Stage) -> torch.optim.AdamW:
         {"params": [weight for weight in learning if weight.ndim > 1], "weight_decay": stage.weight_decay},
         {"params": [weight for weight in learning if weight.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=stage.learning_rate)
+    return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(ADAM_BETA1, stage.adam_beta2))
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, stage: Stage, *, steps: int) -> LambdaLR:
@@ -94,6 +97,7 @@ def train_step(
     scheduler: LambdaLR,
     gradient_clip: float,
     precision: torch.dtype = torch.float32,
+    workers: Executor | None = None,
 ) -> StepResult:
     """Accumulate the gradients of all batches and move the weights once.
 
@@ -104,16 +108,16 @@ def train_step(
         scheduler: Of the optimizer; moved on by one step.
         gradient_clip: Largest gradient norm; 0 leaves gradients as they are.
         precision: Arithmetic of the forward pass.
+        workers: Threads that compute a batch each; None computes one after the other. The result is the same.
     """
     num_targets = sum(batch.num_targets for batch in batches)
-    optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    for batch in batches:
-        share = _forward(model, batch, precision=precision) * (batch.num_targets / max(num_targets, 1))
-        if share.requires_grad:  # a batch without targets or with all its parts frozen moves nothing
-            share.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
-        total += float(share.detach())
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    optimizer.zero_grad(set_to_none=True)
+
+    def share_of(batch: Batch) -> Tensor:
+        return _forward(model, batch, precision=precision) * (batch.num_targets / max(num_targets, 1))
+
+    total = accumulate(share_of, batches, weights, workers=workers)
     norm = nn.utils.clip_grad_norm_(weights, gradient_clip or math.inf)
     optimizer.step()
     scheduler.step()

@@ -267,6 +267,11 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
         r"only SigLIP is supported",
     ),
     (
+        "spread not a number",
+        lambda r: _edit(r / "llm/config.json", lambda v: v.update(initializer_range=None)),
+        r"llm/config\.json initializer_range=None: must be a number",
+    ),
+    (
         "size not a number",
         lambda r: _edit(r / "llm/config.json", lambda v: v.update(hidden_size="many")),
         r"llm/config\.json hidden_size='many': must be a positive whole number",

@@ -89,7 +89,7 @@ def recipe() -> Recipe:
         {
             "name": "test",
             "seed": 11,
-            "threads": 1,
+            "threads": 2,
             "model": MODEL,
             "stages": {
                 "stage1_align": {

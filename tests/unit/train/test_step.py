@@ -1,6 +1,7 @@
 """The training step: accumulation, the learning-rate curve, what moves and what does not."""
 
 import copy
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,14 +44,16 @@ def stage(recipe: Recipe) -> Stage:
     return recipe.stage("stage4_expert")
 
 
-def one_step(model: Vila, feed: Feed, stage: Stage, *, micro_batch: int) -> tuple[StepResult, dict[str, torch.Tensor]]:
+def one_step(
+    model: Vila, feed: Feed, stage: Stage, *, micro_batch: int, workers: Executor | None = None
+) -> tuple[StepResult, dict[str, torch.Tensor]]:
     """Gradients of one step on a copy, unclipped."""
     model = copy.deepcopy(model)
     freeze(model, trainable=stage.trainable)
     optimizer = make_optimizer(model, stage)
     batches = feed.batches(0, global_batch=6, micro_batch=micro_batch)
     scheduler = make_scheduler(optimizer, stage, steps=8)
-    result = train_step(model, batches, optimizer=optimizer, scheduler=scheduler, gradient_clip=0.0)
+    result = train_step(model, batches, optimizer=optimizer, scheduler=scheduler, gradient_clip=0.0, workers=workers)
     return result, {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
@@ -66,6 +69,17 @@ def test_accumulated_gradients_equal_those_of_one_big_batch(
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_threads_that_share_a_step_change_no_bit(model: Vila, feed: Feed, stage: Stage, num_threads: int) -> None:
+    """Parts end in any order and are added in theirs."""
+    alone, expected = one_step(model, feed, stage, micro_batch=1)
+    with ThreadPoolExecutor(num_threads) as workers:
+        together, found = one_step(model, feed, stage, micro_batch=1, workers=workers)
+    assert together == alone
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
 
 
 def test_frozen_parts_have_no_gradient(model: Vila, feed: Feed, stage: Stage) -> None:
