@@ -16,7 +16,7 @@ COMPILE := pip compile --universal --python-version 3.11 --generate-hashes \
 # The stamp is named for what was installed, so that a checkout of another commit installs and a repeat does not.
 INSTALLED := $(VENV)/.installed-$(shell cat pyproject.toml requirements/*.txt | sha256sum | cut -c1-16)
 # What each image is for; `cpu` is `gpu` without the libraries that only an accelerator uses (docs/images.md).
-OPS_ROLES := imaging pipelines endpoint tracking
+OPS_ROLES := imaging pipelines endpoint tracking database
 GPU_ROLES := train serve pipelines
 ACCELERATOR_ONLY := cuda-bindings cuda-pathfinder cuda-toolkit triton nvidia-cuda-nvrtc nvidia-nvtx nvidia-nvjitlink \
 	$(patsubst %,nvidia-%,cublas cudnn-cu13 cufft curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvshmem-cu13)

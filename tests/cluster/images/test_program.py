@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 ROLES = ("ops", "cpu")
 TIMEOUT_S = 900
 COMPLETE = {
-    "ops": {"role imaging", "role pipelines", "role endpoint", "role tracking"},
+    "ops": {"role imaging", "role pipelines", "role endpoint", "role tracking", "role database"},
     "cpu": {"role train", "role serve", "role pipelines"},
 }
 LOOK = """

@@ -46,7 +46,8 @@ print(json.dumps([entry["Key"] for entry in listed["Contents"]]))
 REFUSED = f"""
 import boto3, botocore.exceptions, json
 try:
-    boto3.client("s3", endpoint_url="{S3}", aws_secret_access_key="wrong").list_buckets()
+    keys = {{"aws_access_key_id": "trial", "aws_secret_access_key": "wrong"}}
+    boto3.client("s3", endpoint_url="{S3}", **keys).list_buckets()
 except botocore.exceptions.ClientError as error:
     print(json.dumps(error.response["Error"]["Code"]))
 """
