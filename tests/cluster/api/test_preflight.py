@@ -100,24 +100,16 @@ def test_it_may_read_no_other_secret(kubectl: Kubectl, rights: str) -> None:
 
 
 def _make_controller(kubectl: Kubectl, name: str) -> None:
-    """A Deployment of an operator's name that says it runs: there is no node here to run it."""
+    """A Deployment of an operator's name, whose pod says that it is ready: there is no node here to run it."""
     wanted = load().operator(name)
-    kubectl("create", "deployment", wanted.deployment, f"--image=x:v{wanted.version}", f"--namespace={NAMESPACE}")
-    kubectl("wait", "--for=create", "replicaset", f"--selector=app={wanted.deployment}", f"--namespace={NAMESPACE}")
-    kubectl("scale", "deployment", wanted.deployment, "--replicas=0", f"--namespace={NAMESPACE}")
-    kubectl(
-        "annotate", "deployment", wanted.deployment, "deployment.kubernetes.io/paused=true", f"--namespace={NAMESPACE}"
-    )
-    status = {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1}}
-    kubectl(
-        "patch",
-        "deployment",
-        wanted.deployment,
-        f"--namespace={NAMESPACE}",
-        "--subresource=status",
-        "--type=merge",
-        f"--patch={json.dumps(status)}",
-    )
+    here = f"--namespace={NAMESPACE}"
+    kubectl("create", "deployment", wanted.deployment, f"--image=x:v{wanted.version}", here)
+    pods = ("pod", f"--selector=app={wanted.deployment}", here)
+    kubectl("wait", "--for=create", *pods, "--timeout=60s")
+    pod = kubectl("get", *pods, "--output=name").strip()
+    status = {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
+    kubectl("patch", pod, here, "--subresource=status", "--type=merge", f"--patch={json.dumps(status)}")
+    kubectl("wait", "--for=condition=Available", f"deployment/{wanted.deployment}", here, "--timeout=60s")
 
 
 def _make_storage_class(kubectl: Kubectl) -> None:

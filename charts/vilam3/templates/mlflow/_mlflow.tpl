@@ -7,7 +7,7 @@
       name: {{ .Values.mlflow.postgresql.secret }}
       key: password
 - name: MLFLOW_BACKEND_STORE_URI
-  value: postgresql://mlflow:$(POSTGRES_PASSWORD)@{{ include "vilam3.name" (list . "postgresql") }}:5432/mlflow
+  value: postgresql+psycopg://mlflow:$(POSTGRES_PASSWORD)@{{ include "vilam3.name" (list . "postgresql") }}:5432/mlflow
 {{- else }}
 - name: MLFLOW_BACKEND_STORE_URI
   valueFrom:
