@@ -156,7 +156,8 @@ def _compile(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
-    from pipelines.publish import RETRAIN, Schedule, Server
+    from pipelines.publish import Schedule, Server
+    from pipelines.retrain import NAME as RETRAIN
     from vilam3.errors import UserError
 
     given = {name: getattr(arguments, name) for name in INPUTS}
@@ -171,10 +172,10 @@ def _publish(arguments: argparse.Namespace) -> int:
     for name, version in published.items():
         print(name, version)
     if arguments.schedule:
-        version = arguments.version or published.get(RETRAIN)
-        if version is None:
+        retraining = arguments.version or published.get(RETRAIN)
+        if retraining is None:
             raise UserError(f"--schedule: of which version of {RETRAIN}? give --version, or its --package")
-        wanted = Schedule(cron=arguments.schedule, arguments=given, version=version)
+        wanted = Schedule(cron=arguments.schedule, arguments=given, version=retraining)
         print(server.schedule(wanted, experiment=arguments.experiment))
     return 0
 

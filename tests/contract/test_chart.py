@@ -236,6 +236,13 @@ def test_the_platform_is_what_the_local_cluster_builds() -> None:
         assert f"{module} v{platform.load().operator(name).version} " in pins, name
 
 
+def test_the_wheel_carries_the_platform() -> None:
+    """An image has no infra/, and the check before an installation runs in one."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    carried = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert carried == {f"infra/platform/{platform.FILE}": f"vilam3/{platform.FILE}"}
+
+
 def test_the_lowest_kubernetes_is_told_once() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
     assert chart["kubeVersion"] == f">={platform.load().kubernetes}.0-0"
