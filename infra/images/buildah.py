@@ -1,6 +1,6 @@
-"""Buildah, which builds a Dockerfile without a daemon; the only place that calls it.
+"""Buildah, which builds a Dockerfile without a daemon, and skopeo, which copies out of its storage; called only here.
 
-Its chroot isolation needs root and nothing else, so that it works inside containers and on machines with old cgroups.
+Buildah's chroot isolation needs root and nothing else, so that it works inside containers and whatever the cgroups.
 """
 
 import subprocess
@@ -11,6 +11,7 @@ from infra.images.store import Store
 from vilam3.errors import ClusterError
 
 ISOLATION = "chroot"
+UNCOMPRESSED = "--dest-oci-accept-uncompressed-layers"
 # Of this machine, as the base has it: a build must trust what the machine trusts.
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 SHOWN_LINES = 15
@@ -29,7 +30,7 @@ def build(dockerfile: Path, *, name: str, target: str = "", arguments: Mapping[s
         command += ["--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"]
     for key, value in (arguments or {}).items():
         command += ["--build-arg", f"{key}={value}"]
-    _buildah(*command, str(dockerfile.parent))
+    _run("buildah", *command, str(dockerfile.parent))
 
 
 def has(name: str) -> bool:
@@ -39,21 +40,24 @@ def has(name: str) -> bool:
 
 
 def push(name: str, store: Store) -> None:
-    """Keep the image in `store`, its layers uncompressed; what is there already is not written again."""
+    """Keep the image in `store`, its layers uncompressed; what is there already is not written again.
+
+    Buildah's own push would compress every layer anew at each call, minutes for an environment.
+    """
     store.create()
-    _buildah("push", "--quiet", "--disable-compression", "--format", "oci", name, f"oci:{store.root}:{name}")
+    _run("skopeo", "copy", "--quiet", UNCOMPRESSED, f"containers-storage:{name}", f"oci:{store.root}:{name}")
     store.prune()
 
 
 def pull(name: str, store: Store) -> None:
     """Bring the image from `store` back into buildah's own storage, under its name."""
-    identifier = _buildah("pull", "--quiet", f"oci:{store.root}:{name}").split()[-1]
-    _buildah("tag", identifier, name)
+    identifier = _run("buildah", "pull", "--quiet", f"oci:{store.root}:{name}").split()[-1]
+    _run("buildah", "tag", identifier, name)
 
 
-def _buildah(*arguments: str) -> str:
-    ran = subprocess.run(["buildah", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607 - our own words
+def _run(*command: str) -> str:
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     if ran.returncode:
         last = "\n".join((ran.stdout + ran.stderr).splitlines()[-SHOWN_LINES:])
-        raise ClusterError(f"buildah {arguments[0]} failed; its last words:\n{last}")
+        raise ClusterError(f"{' '.join(command[:2])} failed; its last words:\n{last}")
     return ran.stdout

@@ -15,7 +15,7 @@ from infra.images.store import Store
 from vilam3.errors import ClusterError, PrerequisiteError
 
 Engine = Literal["docker", "buildah"]
-OFFLINE_PROGRAMS = ("buildah", "mmdebstrap")
+OFFLINE_PROGRAMS = ("buildah", "mmdebstrap", "skopeo")
 
 Say = Callable[[str], None]
 
@@ -31,7 +31,7 @@ def choose() -> Engine:
     Raises:
         PrerequisiteError: Neither can be used; says what would help.
     """
-    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:  # noqa: S607
+    if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:  # noqa: S607 - the docker of this machine
         return "docker"
     absent = [program for program in OFFLINE_PROGRAMS if shutil.which(program) is None]
     if absent:
@@ -59,7 +59,7 @@ def environment(image: Image, *, say: Say) -> str:
     """Reference of the image's environment in buildah's storage: there already, restored, or built."""
     base = _base(say=say)
     name = image.environment(base)
-    if not _restored(name):
+    if not _kept(name):
         say(f"building {name}, once for its lock ...")
         with _timed(name):
             _build_environment(image, name=name, base=base)
@@ -75,7 +75,7 @@ def _build_environment(image: Image, *, name: str, base: str) -> None:
 def _base(*, say: Say) -> str:
     """Reference of the base in buildah's storage."""
     name = debian.reference()
-    if not _restored(name):
+    if not _kept(name):
         say(f"building {name} of Debian's packages ...")
         with _timed(name):
             debian.build(store())
@@ -98,11 +98,14 @@ def _build_with_docker(image: Image, *, name: str) -> None:
         raise ClusterError(f"docker could not build {name}; its reason is above")
 
 
-def _restored(name: str) -> str:
-    """`name` when buildah has it, from the store if need be; else nothing."""
-    if not buildah.has(name) and store().has(name):
+def _kept(name: str) -> bool:
+    """Whether the image was built before; then both buildah's storage and the store have it afterwards."""
+    kept, storage = store().has(name), buildah.has(name)
+    if kept and not storage:
         buildah.pull(name, store())
-    return name if buildah.has(name) else ""
+    if storage and not kept:
+        buildah.push(name, store())
+    return kept or storage
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """Images that were built here, and a network for their containers; without them this tier says what is missing."""
 
 import os
+import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from shutil import which
 
 import pytest
@@ -10,6 +13,8 @@ from infra.images import buildah, builder
 from infra.images.catalogue import REGISTRY, find
 from infra.images.container import Network, network
 
+READY_S = 600
+POLL_S = 1.0
 PROGRAMS = ("buildah", "runc", "ip", "nsenter")
 
 
@@ -36,3 +41,15 @@ def built(role: str) -> str:
     if not buildah.has(name):
         pytest.skip(f"{name} is not built: python -m infra.images --registry {REGISTRY} build {role}")
     return name
+
+
+def wait_for(port: int, *, inside: Network, server: "subprocess.Popen[bytes]", log: Path, path: str = "") -> None:
+    """Until `port` takes connections in the network, or answers a GET of `path`; fails when the server ends before."""
+    probe = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{port}{path}')"
+    test = ["python3", "-c", probe] if path else ["bash", "-c", f": < /dev/tcp/127.0.0.1/{port}"]
+    command = ["nsenter", f"--net={inside.path}", *test]
+    until = time.monotonic() + READY_S
+    while subprocess.run(command, capture_output=True, check=False).returncode:  # noqa: S603 - our own words
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(POLL_S)

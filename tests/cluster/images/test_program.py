@@ -2,11 +2,12 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from infra.images.container import Container, Network, run
-from tests.cluster.images.conftest import built
+from infra.images.container import Container, Network, run, running
+from tests.cluster.images.conftest import built, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 ROLES = ("ops", "cpu")
@@ -34,6 +35,7 @@ import importlib.util, json
 names = ("torch", "mlflow", "kfp", "serving")
 print(json.dumps({name: importlib.util.find_spec(name) is not None for name in names}))
 """
+ASK_WHETHER_READY = "import httpx; print(httpx.get('http://127.0.0.1:8080/v2/health/ready').text)"
 CALCULATE = """
 import json, torch, torchvision, torchxrayvision, monai, transformers, deepspeed, ray, kserve, mlflow
 image = torch.randn(1, 1, 24, 24, 24)
@@ -89,6 +91,20 @@ def test_ops_compiles_the_pipelines(inside: Network) -> None:
     words = ("pipeline", "compile", "--recipe", "pipelines/recipes/tiny.toml", "--out", "/tmp/compiled")  # noqa: S108 - of the container
     ran = _vilam3("ops", *words, inside=inside)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_ops_orchestrates_without_torch(inside: Network, tmp_path: Path) -> None:
+    """It lives, and says which service it waits for."""
+    nowhere = "http://127.0.0.1:9"
+    words = ["serve", "--role", "orchestrator", "--vlm", nowhere, "--expert-url", f"VISTA3D={nowhere}"]
+    container = Container(image=built("ops"), arguments=[*words, "--studies", "file:///var/lib/vilam3/studies"])
+    log = tmp_path / "log"
+    with running(container, inside=inside, log=log) as server:
+        wait_for(8080, inside=inside, server=server, log=log, path="/v2/health/live")
+        told = _python("ops", ASK_WHETHER_READY, inside=inside)
+    assert told["ready"] is False
+    assert nowhere in str(told["reason"])
+    assert server.returncode == 0, log.read_text()
 
 
 def test_cpu_serves(inside: Network) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from infra.cluster import images
 from infra.images import buildah
 from infra.images.container import Container, Network, run, running
-from tests.cluster.images.conftest import built
+from tests.cluster.images.conftest import built, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 READY_S = 600
@@ -53,15 +52,6 @@ except botocore.exceptions.ClientError as error:
 """
 
 
-def _wait(inside: Network, *test: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Until `test` succeeds in the network."""
-    until = time.monotonic() + READY_S
-    while subprocess.run(["nsenter", f"--net={inside.path}", *test], capture_output=True, check=False).returncode:  # noqa: S603, S607 - our own words
-        assert server.poll() is None, log.read_text()
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(1)
-
-
 def _owned(folder: Path, *, user: int) -> Path:
     folder.mkdir()
     folder.chmod(0o770)
@@ -78,7 +68,7 @@ def _postgresql(folder: Path, *, inside: Network, log: Path) -> Iterator[Contain
         scratch=("/tmp", "/var/run/postgresql"),  # noqa: S108 - of the container
     )
     with running(container, inside=inside, log=log) as server:
-        _wait(inside, "bash", "-c", ": < /dev/tcp/127.0.0.1/5432", server=server, log=log)
+        wait_for(5432, inside=inside, server=server, log=log)
         yield container
 
 
@@ -93,7 +83,7 @@ def _object_store(folder: Path, *, inside: Network, log: Path) -> Iterator[None]
         image=name, arguments=["posix", "/data"], environment=keys, folders={"/data": folder}, scratch=()
     )
     with running(container, inside=inside, log=log) as server:
-        _wait(inside, "bash", "-c", ": < /dev/tcp/127.0.0.1/7070", server=server, log=log)
+        wait_for(7070, inside=inside, server=server, log=log)
         yield
 
 
@@ -108,9 +98,8 @@ def _mlflow(*, inside: Network, log: Path) -> Iterator[None]:
     }
     words = ["server", "--host", "127.0.0.1", "--port", "5000", "--workers", "1", "--serve-artifacts"]
     container = Container(image=built("ops"), entrypoint=["mlflow"], arguments=words, environment=environment)
-    health = f"import urllib.request; urllib.request.urlopen('{TRACKING}/health')"
     with running(container, inside=inside, log=log) as server:
-        _wait(inside, "python3", "-c", health, server=server, log=log)
+        wait_for(5000, inside=inside, server=server, log=log, path="/health")
         yield
 
 
