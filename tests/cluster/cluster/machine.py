@@ -1,4 +1,4 @@
-"""What a cluster could leave behind on this machine; others may be at work on it, so only what is ours is looked for."""
+"""What a cluster could leave on this machine; others may be at work on it, so only what is ours is looked for."""
 
 import shutil
 import subprocess
