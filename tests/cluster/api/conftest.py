@@ -53,7 +53,7 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     """An empty namespace for one release, gone afterwards."""
     kubectl("create", "namespace", NAMESPACE)
     yield NAMESPACE
-    kubectl("delete", "namespace", NAMESPACE, "--wait", "--timeout=180s")
+    kubectl("delete", "namespace", NAMESPACE, "--wait", "--timeout=900s")
 
 
 class Release:

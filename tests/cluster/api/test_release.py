@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 Kubectl = Callable[..., str]
 BEFORE = "0.0.9"
 MOST_BYTES = 1 << 20  # of a Secret, in which helm keeps a revision
-COLLECT_S = 120
+COLLECT_S = 600
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

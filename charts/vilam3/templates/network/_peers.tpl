@@ -31,6 +31,11 @@ matchExpressions:
 {{- include "vilam3.network.serving" . }}{{ if .Values.mlflow.enabled }} mlflow{{ end }}{{ if or .Values.training.enabled .Values.training.job.enabled }} training{{ end -}}
 {{- end }}
 
+{{/* The port of a URL. */}}
+{{- define "vilam3.network.port" -}}
+{{- (urlParse .).host | splitList ":" | rest | first | default (ternary 443 80 (hasPrefix "https" .)) -}}
+{{- end }}
+
 {{/* metadata with what patient data the policy lets through: (list $ name sentence). */}}
 {{- define "vilam3.network.metadata" -}}
 {{- include "vilam3.metadata" (list (index . 0) (index . 1)) }}
