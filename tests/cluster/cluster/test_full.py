@@ -54,6 +54,7 @@ def test_a_service_and_a_graph_answer(kubectl: Kubectl) -> None:
     kubectl("wait", "--for=condition=Ready", WAIT, "inferenceservice/seven")
     kubectl("apply", "--filename=-", stdin=json.dumps(_graph("asks", service="seven")))
     kubectl("wait", "--for=condition=Ready", WAIT, "inferencegraph/asks")
+    kubectl("rollout", "status", "deployment/asks", WAIT)  # the graph is called ready before its router is
     address = kubectl("get", "service", "asks", "-o", "jsonpath={.spec.clusterIP}")
     answer = httpx.post(f"http://{address}", json={"instances": [1]}, trust_env=False, timeout=60)
     assert answer.json() == json.loads(ANSWER)
