@@ -1,8 +1,8 @@
 """What the images weigh and take: each as it lies in the store, its environment's build, and a change of our own code.
 
 Images must have been built by buildah: ``make image IMAGES="ops cpu postgresql" REGISTRY=docker.io/vilam3``.
-The time of the base, an environment and PostgreSQL is that of its last build, kept beside the store, and processor time,
-since that build may have waited for the network or for neighbours. The rebuild after a change is measured here.
+The time of the base and of an environment is that of its last build, kept beside the store, and processor time, since
+that build may have waited for the network or for neighbours. The rebuild after a change is measured here.
 """
 
 import shutil
@@ -57,8 +57,6 @@ def _image(image: Image, *, store: Store) -> list[Figure]:
             name=f"{image.role}: of these its environment", value=store.size_bytes(environment) / MEGABYTE, unit="MB"
         )
         figures += [size, *_took(store, environment, label=f"{image.role}: environment"), *_changed(image, store=store)]
-    else:
-        figures += _took(store, name, label=image.role)
     return figures
 
 
