@@ -25,6 +25,7 @@ CHART := charts/vilam3
 RECIPE ?= pipelines/recipes/tiny.toml
 REGISTRY ?= localhost
 IMAGES ?= ops cpu gpu
+TEST_TOOLS := helm kserve-router versitygw
 
 ##@ Start here
 
@@ -43,8 +44,13 @@ demo: setup ## Run the whole loop on this machine: prepare, train, gate, registe
 	@$(BIN)/vilam3 pipeline demo --recipe $(RECIPE)
 
 .PHONY: test
-test: setup ## Run all tests: unit, contract, golden, end to end
+test: setup tools ## Run all tests: unit, contract, golden, end to end
 	@$(BIN)/python -m tests
+
+.PHONY: tools
+tools: setup ## Build the Go programs that tests start (once; where Go is absent those tests are skipped)
+	@if command -v go >/dev/null; then $(BIN)/python -m infra.cluster build $(TEST_TOOLS) >/dev/null || [ $$? = 2 ]; \
+	else echo "tools: SKIPPED: go is not on PATH, and so are the tests that start $(TEST_TOOLS)"; fi
 
 ##@ While you work
 
