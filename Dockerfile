@@ -33,6 +33,7 @@ RUN python3 -m venv /opt/uv \
  && /opt/uv/bin/uv venv /opt/venv
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY vilam3 vilam3
+COPY infra/platform/platform.toml infra/platform/
 RUN --mount=type=cache,target=/var/cache/uv \
     /opt/uv/bin/uv pip install --cache-dir /var/cache/uv --link-mode copy --system-certs --python /opt/venv/bin/python \
       --no-deps --build-constraints requirements/build.txt --target /opt/application .

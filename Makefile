@@ -21,6 +21,7 @@ GPU_ROLES := train serve pipelines
 ACCELERATOR_ONLY := cuda-bindings cuda-pathfinder cuda-toolkit triton nvidia-cuda-nvrtc nvidia-nvtx nvidia-nvjitlink \
 	$(patsubst %,nvidia-%,cublas cudnn-cu13 cufft curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvshmem-cu13)
 AREAS ?=
+CHART := charts/vilam3
 RECIPE ?= pipelines/recipes/tiny.toml
 REGISTRY ?= localhost
 IMAGES ?= ops cpu gpu
@@ -93,6 +94,10 @@ load-image: setup ## Import image archives into its node (ARCHIVES="a.tar b.tar"
 test-cluster-cluster: setup ## Test that it comes up, works, and leaves nothing
 	@$(BIN)/python -m pytest -q tests/cluster/cluster
 
+.PHONY: test-cluster-api
+test-cluster-api: setup ## Test the chart on a real API server: install, upgrade, roll back, uninstall
+	@$(BIN)/python -m pytest -q -rs tests/cluster/api
+
 ##@ What is generated
 
 .PHONY: docs
@@ -103,9 +108,16 @@ docs: setup ## Write docs/cli.md from the command line's own parser
 compile: setup ## Compile the pipelines to runs/compiled/*.yaml
 	@$(BIN)/vilam3 pipeline compile --recipe $(RECIPE) --out runs/compiled
 
+.PHONY: charts
+charts: setup ## Write what the chart carries and how its scenarios render (needs Go, for helm)
+	@for recipe in pipelines/recipes/*.toml; do \
+		$(BIN)/vilam3 pipeline compile --recipe $$recipe --out $(CHART)/files/pipelines/$$(basename $$recipe .toml) >/dev/null; \
+	done
+	@$(BIN)/python -m tests.golden.charts.rendered
+
 .PHONY: verify
-verify: setup docs ## Regenerate what is generated and fail if it differs from what is committed
-	@git diff --exit-code -- docs/cli.md
+verify: setup docs charts ## Regenerate what is generated and fail if it differs from what is committed
+	@git diff --exit-code -- docs/cli.md $(CHART) tests/golden/charts
 	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/golden
 
 .PHONY: lock

@@ -1,4 +1,4 @@
-"""`vilam3 pipeline`: compile a pipeline, run it here or on a cluster, and the demo."""
+"""`vilam3 pipeline`: compile a pipeline, publish it, run it here or on a cluster, and the demo."""
 
 # ruff: noqa: PLC0415, T201 - heavy imports stay inside the run functions, so that --help is instant; it prints
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from vilam3.recipe import Recipe
 
 PIPELINES = ("finetune", "retrain")
+INPUTS = {
+    "base_checkpoint": "checkpoint to start from",
+    "corpus": "a prepared corpus",
+    "experts": "directory of expert bundles",
+}
 TINY = "pipelines/recipes/tiny.toml"
 COMPILE_EXAMPLE = f"""\
 Stages and resources are those of the recipe. A file of one pipeline, or a folder for both.
@@ -32,6 +37,12 @@ RUN_EXAMPLE = f"""\
 example: vilam3 pipeline run --local --recipe {TINY}
          vilam3 pipeline run --endpoint http://127.0.0.1:8888 --recipe {TINY}
 """
+PUBLISH_EXAMPLE = """\
+A version is named by its content: the same file again changes nothing. With --schedule, one recurring run of the
+retraining pipeline is kept; another schedule replaces it.
+
+example: vilam3 pipeline publish --endpoint http://127.0.0.1:8888 --package finetune.yaml --package retrain.yaml
+"""
 DEMO_EXAMPLE = """\
 What `make demo` calls. Killed at any moment and started again, it goes on and comes to the same summary.
 Exit code 2: the gate refused the model; the reasons are printed and in the report.
@@ -44,13 +55,14 @@ def register(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "pipeline",
-        help="compile or run a pipeline, or the whole demo",
+        help="compile, publish or run a pipeline, or the whole demo",
         description="The training pipelines on Kubeflow Pipelines, or on this machine.",
         epilog=f"example: vilam3 pipeline run --local --recipe {TINY}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     _register_compile(actions)
+    _register_publish(actions)
     _register_run(actions)
     _register_demo(actions)
 
@@ -67,6 +79,20 @@ def _register_compile(actions: Verbs) -> None:
     parser.set_defaults(run=_compile)
 
 
+def _register_publish(actions: Verbs) -> None:
+    parser = _add(actions, "publish", "make compiled pipelines known to a server", PUBLISH_EXAMPLE)
+    parser.add_argument("--endpoint", required=True, metavar="URL", help="of Kubeflow Pipelines")
+    parser.add_argument("--package", type=Path, action="append", default=[], metavar="FILE", help="compiled; repeat it")
+    parser.add_argument("--schedule", metavar="CRON", help="retrain at these times: six fields, seconds first")
+    parser.add_argument(
+        "--version", metavar="NAME", help="with --schedule: retrain with this one (the one of --package)"
+    )
+    parser.add_argument("--experiment", default="vilam3", metavar="NAME", help="of scheduled runs (vilam3)")
+    for name, what in INPUTS.items():
+        parser.add_argument(_flag(name), metavar="URI", help=f"with --schedule: {what}")
+    parser.set_defaults(run=_publish)
+
+
 def _register_run(actions: Verbs) -> None:
     parser = _add(actions, "run", "run a pipeline here or on a cluster", RUN_EXAMPLE)
     where = parser.add_mutually_exclusive_group(required=True)
@@ -76,9 +102,8 @@ def _register_run(actions: Verbs) -> None:
     _add_recipe(parser)
     _add_first(parser)
     parser.add_argument("--image", default="", metavar="REF", help="with --endpoint: image of all steps")
-    parser.add_argument("--base-checkpoint", metavar="URI", help="checkpoint to start from")
-    parser.add_argument("--corpus", metavar="URI", help="a prepared corpus")
-    parser.add_argument("--experts", metavar="URI", help="directory of expert bundles")
+    for name, what in INPUTS.items():
+        parser.add_argument(_flag(name), metavar="URI", help=what)
     parser.add_argument(
         "--work", type=Path, default=Path("runs"), metavar="DIR", help="with --local: of all runs (runs)"
     )
@@ -130,6 +155,35 @@ def _compile(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _publish(arguments: argparse.Namespace) -> int:
+    from pipelines.publish import Schedule, Server
+    from pipelines.retrain import NAME as RETRAIN
+    from vilam3.errors import UserError
+
+    given = {name: getattr(arguments, name) for name in INPUTS}
+    for name, value in given.items():
+        if (value is None) == (arguments.schedule is not None):
+            told = "is required with" if arguments.schedule else "has no effect without"
+            raise UserError(
+                f"{_flag(name)} {told} --schedule; {'give its URI' if arguments.schedule else 'leave it out'}"
+            )
+    server = Server(arguments.endpoint)
+    published = dict(server.publish(package) for package in arguments.package)
+    for name, version in published.items():
+        print(name, version)
+    if arguments.schedule:
+        retraining = arguments.version or published.get(RETRAIN)
+        if retraining is None:
+            raise UserError(f"--schedule: of which version of {RETRAIN}? give --version, or its --package")
+        wanted = Schedule(cron=arguments.schedule, arguments=given, version=retraining)
+        print(server.schedule(wanted, experiment=arguments.experiment))
+    return 0
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from pipelines.place import Place
     from vilam3.recipe import load
@@ -139,10 +193,7 @@ def _run(arguments: argparse.Namespace) -> int:
     pipeline = _pipeline(arguments.pipeline, recipe, place, arguments.from_stage)
     from pipelines.submit import check_arguments, submit
 
-    given = check_arguments(
-        pipeline,
-        {"base_checkpoint": arguments.base_checkpoint, "corpus": arguments.corpus, "experts": arguments.experts},
-    )
+    given = check_arguments(pipeline, {name: getattr(arguments, name) for name in INPUTS})
     if arguments.endpoint:
         print(submit(pipeline, given, endpoint=arguments.endpoint, experiment=recipe.tracking.experiment))
         return 0

@@ -23,6 +23,7 @@ from serving.inquiry import Inquiry, prepare
 from serving.presence import gone
 from serving.results import ResultStore
 from serving.studies import StudyStore
+from serving.tenants import Tenants
 from serving.vlm import ModelService
 from serving.wire import MODEL_NAME, MOST_ROUNDS, Usage
 from vilam3.consultant import Consultant
@@ -85,8 +86,7 @@ class ModelStep:
     def _inquire(self, state: State, tenant: str) -> Inquiry:
         named = None
         if state.study is not None:
-            if not self.service.tenants.is_open and not state.study.startswith(f"{tenant_folder(tenant)}/"):
-                raise NotFoundError(NONE)
+            check_owner(self.service.tenants, tenant, state.study)
             named = self.studies.shelf.get(state.study)
         consultant = Consultant(engine=self.service.engine, experts=self.roster, dialect=self.service.dialect)
         return prepare(state, tenant=tenant, studies=self.studies, consultant=consultant, named=named)
@@ -135,7 +135,10 @@ class ExpertStep:
 
     async def take(self, state: State, request: Request) -> dict[str, Any]:
         """The state with this expert's outcomes."""
-        self.service.tenants.of(request.headers)
+        tenants = self.service.tenants
+        tenant = tenants.of(request.headers)
+        if state.looked_at is not None:
+            check_owner(tenants, tenant, state.looked_at.reference)
         for call in [call for call in state.calls if call.expert == self.service.name]:
             told: Told = await self.service.begin(partial(self._run, state, call)).outcome(gone=gone())
             state = state.answered(told)
@@ -158,6 +161,16 @@ class ExpertStep:
             error=outcome.error,
             seconds=round(time.monotonic() - began, 3),
         )
+
+
+def check_owner(tenants: Tenants, tenant: str, reference: str) -> None:
+    """Let a tenant name its own studies only; where nobody needs a key, whoever knows a reference may.
+
+    Raises:
+        NotFoundError: it is another's, which must look exactly like one that never was.
+    """
+    if not tenants.is_open and not reference.startswith(f"{tenant_folder(tenant)}/"):
+        raise NotFoundError(NONE)
 
 
 def _consultation(state: State, call: Call) -> Consultation:

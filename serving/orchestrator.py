@@ -7,17 +7,19 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from serving.answer import PER_TENANT, Service
 from serving.lanes import Lane, Places
 from serving.results import ResultStore
 from serving.studies import StudyStore
 from serving.tenants import Tenants
-from vilam3.consultant import Consultant
+from vilam3.consultant import Consultant, Experts
+from vilam3.data.sample import Dialect
+from vilam3.dialogue.messages import Engine
 from vilam3.errors import EngineError, VilaM3Error
 from vilam3.objects import ObjectStore
-from vilam3.services.engine import ModelCard, RemoteEngine
-from vilam3.services.experts import RemoteExperts
+from vilam3.services.engine import ModelCard
 from vilam3.shelf import GIB, Bounds, Shelf
 
 ANSWERS_AT_A_TIME, ANSWERS_WAITING = 64, 128
@@ -41,11 +43,31 @@ class Budget:
     per_tenant: int = PER_TENANT
 
 
+class KnownEngine(Engine, Protocol):
+    """An engine elsewhere."""
+
+    def card(self) -> ModelCard:
+        """What it says of its model; may take a moment."""
+        ...
+
+    def close(self) -> None:
+        """Drop the connections."""
+        ...
+
+
+class KnownExperts(Experts, Protocol):
+    """Experts elsewhere."""
+
+    def speaking(self, dialect: Dialect) -> Experts:
+        """The same experts, asked for the wording that a language model was trained in."""
+        ...
+
+
 @dataclass(slots=True)
 class Acquaintance:
     """Knows the language model's service: asks for its card again and again, in a thread, so that nobody waits."""
 
-    engine: RemoteEngine
+    engine: KnownEngine
     _card: ModelCard | None = field(init=False, default=None)
     _trouble: str = field(init=False, default="the language model has not answered yet")
     _left: threading.Event = field(init=False, default_factory=threading.Event)
@@ -66,7 +88,7 @@ class Acquaintance:
             EngineError: there has been none yet.
         """
         if self._card is None:
-            raise EngineError(f"engine {self.engine.url}: {self._trouble}; try again later")
+            raise EngineError(f"{self._trouble}; try again later")
         return self._card
 
     def lacking(self) -> str:
@@ -88,7 +110,7 @@ class Acquaintance:
 
 def service(
     known: Acquaintance,
-    experts: RemoteExperts | None,
+    experts: KnownExperts | None,
     *,
     objects: ObjectStore,
     tenants: Tenants,

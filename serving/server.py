@@ -136,6 +136,7 @@ def _quieten() -> None:
     # KServe sets its logging up unless its logger already has a handler.
     logging.getLogger("kserve").addHandler(logging.NullHandler())
     logging.getLogger("kserve").addFilter(_without_trace)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it prints every request between services
     warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # KServe's choice, not ours
 
 

@@ -42,6 +42,7 @@ class ModelService:
         dialect: The wording it was trained in.
         tenants: Who may ask.
         replies: Where replies are decoded.
+        readers: Where pictures are read; apart, so that a request is not silent until a reply's place is free.
         started: Unix time.
     """
 
@@ -50,6 +51,7 @@ class ModelService:
     dialect: Dialect
     tenants: Tenants
     replies: Lane = field(default_factory=lambda: Lane("replies", workers=SIDE_BY_SIDE, waiting=WAITING))
+    readers: Lane = field(default_factory=lambda: Lane("readers", workers=2, waiting=WAITING))
     started: int = field(default_factory=lambda: int(time.time()))
 
     def begin(self, messages: list[Message], sampling: Sampling) -> Reply:
@@ -68,6 +70,7 @@ class ModelService:
     def close(self) -> None:
         """Let threads end."""
         self.replies.close()
+        self.readers.close()
 
     def decode(self, flow: Flow[str, Any], messages: list[Message], sampling: Sampling) -> Generation:
         """The work itself; blocking. Pieces are told to `flow`.
@@ -129,7 +132,7 @@ async def chat(body: ReplyRequest, request: Request, service: Admitted) -> Respo
     """One reply, streamed or whole."""
     if body.model != MODEL:
         raise NotFoundError(f"model {body.model!r}: not served here; use {MODEL!r}")
-    messages = await service.replies.run(body.conversation)
+    messages = await service.readers.run(body.conversation)
     reply = service.begin(messages, body.sampling())
     head = {"id": f"chatcmpl-{secrets.token_hex(16)}", "created": int(time.time()), "model": MODEL}
     head["system_fingerprint"] = service.digest

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
 from vilam3.data.render import views
@@ -22,6 +22,9 @@ from vilam3.experts.protocol import ExpertCall, ExpertResult
 from vilam3.experts.trigger import Grammar
 from vilam3.settings import TrackingSettings
 from vilam3.train.record import weights_digest
+
+if TYPE_CHECKING:
+    from vilam3.tracking import Version
 
 REGISTRY_SCHEME = "models:/"
 RUNS = Path("runs")
@@ -173,17 +176,35 @@ def resolve(model: str) -> Path:
 
 
 def _registered(uri: str) -> Path:
+    version = registered(uri)
+    source = urlsplit(version.source)
+    if source.scheme not in {"", "file"}:
+        raise CheckpointError(
+            f"{uri}: its weights are at {version.source}; bring them here by vilam3 model fetch and give the directory"
+        )
+    return Path(unquote(source.path))
+
+
+def registered(uri: str, *, runs: Path = RUNS) -> "Version":
+    """The version that ``models:/name@alias`` or ``models:/name/number`` names.
+
+    Args:
+        uri: As above.
+        runs: Of the tracking store, where ``MLFLOW_TRACKING_URI`` names none.
+
+    Raises:
+        CheckpointError: it is not of this form.
+        NotFoundError: there is no such version.
+        TrackingError: the tracking store refused or is out of reach.
+    """
     name, alias, number = _parse(uri)
     from vilam3.tracking import connect  # noqa: PLC0415 - mlflow takes seconds to import
 
-    tracking = connect(experiment=TrackingSettings().experiment, registered_model=name, runs=RUNS)
+    tracking = connect(experiment=TrackingSettings().experiment, registered_model=name, runs=runs)
     version = tracking.by_alias(alias) if alias else tracking.version(number)
     if version is None:
         raise NotFoundError(f"{uri}: no version has this alias; promote one, or name a version as models:/{name}/1")
-    source = urlsplit(version.source)
-    if source.scheme not in {"", "file"}:
-        raise CheckpointError(f"{uri}: its weights are at {version.source}; copy them here and give the directory")
-    return Path(unquote(source.path))
+    return version
 
 
 def _parse(uri: str) -> tuple[str, str, int]:

@@ -52,6 +52,15 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def save(self, key: str, path: Path) -> None:
+        """Write an object to a file without holding it in memory.
+
+        Raises:
+            NotFoundError: there is none of that key.
+            ArtifactError: the store refuses or is out of reach.
+        """
+        ...
+
     def copy(self, source: str, target: str) -> None:
         """Make another object of the same bytes.
 
@@ -108,6 +117,11 @@ class FolderStore:
         """See `ObjectStore.get`."""
         with self._translated():
             return self._path(key).read_bytes()
+
+    def save(self, key: str, path: Path) -> None:
+        """See `ObjectStore.save`."""
+        with self._translated():
+            shutil.copyfile(self._path(key), path)
 
     def copy(self, source: str, target: str) -> None:
         """See `ObjectStore.copy`."""
@@ -171,6 +185,11 @@ class S3Store:
         with self._translated():
             content: bytes = self._s3.get_object(**self._named(key))["Body"].read()
             return content
+
+    def save(self, key: str, path: Path) -> None:
+        """See `ObjectStore.save`."""
+        with self._translated():
+            self._s3.download_file(**self._named(key), Filename=str(path))
 
     def copy(self, source: str, target: str) -> None:
         """See `ObjectStore.copy`."""

@@ -10,7 +10,7 @@ from infra.cluster.node_files import PAUSE_IMAGE
 
 REGISTRY = "docker.io/vilam3"
 SHELL = f"{REGISTRY}/busybox:1"
-APPLETS = ("cat", "httpd", "ls", "mkdir", "nslookup", "rm", "sed", "sh", "sleep", "tail", "touch", "wget")
+APPLETS = ("cat", "httpd", "ls", "mkdir", "nc", "nslookup", "rm", "sed", "sh", "sleep", "tail", "touch")
 
 
 def name(tool: str) -> str:

@@ -33,7 +33,12 @@ def apply_custom_resources(kubeconfig: Path, *, say: Callable[[str], None]) -> N
     for source in CUSTOM_RESOURCES:
         say(f"applying the kinds of {source.family} ...")
         folder = tools.module_folder(source.family, module=source.module) / source.folder
-        kubectl(kubeconfig, ["apply", "--server-side", "--kustomize", str(folder)])
+        kubectl(kubeconfig, ["apply", "--server-side", "--validate=false", "--kustomize", str(folder)])
+    await_kinds(kubeconfig)
+
+
+def await_kinds(kubeconfig: Path) -> None:
+    """Wait until every custom resource that was applied is served."""
     wait = f"--timeout={ESTABLISHED_TIMEOUT_S}s"
     kubectl(kubeconfig, ["wait", "--for=condition=Established", wait, "crd", "--all"])
 

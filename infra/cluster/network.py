@@ -51,7 +51,8 @@ def commands(addresses: Addresses) -> list[list[str]]:
 
 def names() -> list[str]:
     """The networks of ours that there are on this machine."""
-    return sorted(entry.name for entry in NAMESPACES.glob("vilam3-*"))
+    possible = [Addresses.of_slot(slot).name for slot in range(SLOTS)]
+    return [name for name in possible if (NAMESPACES / name).exists()]
 
 
 def remove(name: str) -> None:

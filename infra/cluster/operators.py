@@ -80,6 +80,7 @@ def install(layout: Layout, *, load: Load, say: Callable[[str], None]) -> None:
         apply(layout, [namespace(operator.namespace)])
         for folder in operator.folders:
             apply(layout, rendered(operator, folder=folder, kubeconfig=layout.kubeconfig))
+            manifests.await_kinds(layout.kubeconfig)  # what the next folder holds may be of them
     for place in {operator.namespace for operator in OPERATORS}:
         await_deployments(layout, namespace=place)
 

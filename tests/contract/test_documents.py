@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.commands import exit_code
 from tests.contract.sizes import ROOT
 from vilam3.cli import reference
 from vilam3.cli.main import build_parser
@@ -50,16 +51,7 @@ def test_a_command_in_a_document_exists(document: str, command: str) -> None:
         verbs = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
         assert {word for word in words if "=" not in word} <= verbs, f"{document}: {command}"
         return
-    assert _exit_code(words) == 0, f"{document}: {command}"
-
-
-def _exit_code(words: list[str]) -> object:
-    """What parsing comes to; --help and --version stop with 0."""
-    try:
-        build_parser().parse_args(words)
-    except SystemExit as stopped:
-        return stopped.code
-    return 0
+    assert exit_code(words) == 0, f"{document}: {command}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.relative_to(ROOT).as_posix())

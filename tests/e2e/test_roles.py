@@ -211,6 +211,17 @@ def test_a_graph_without_an_expert_says_so(graph: Graph, client: httpx.Client, v
     assert answer["notes"] == ["The expert model VISTA3D could not be used: no step of this graph asks it."]
 
 
+def test_a_graph_cannot_degrade_for_an_expert_it_cannot_reach(
+    graph: Graph, client: httpx.Client, volume: bytes
+) -> None:
+    """KServe's router fails the whole request; the orchestrator answers and says so."""
+    study = uploaded(client, graph.orchestrator, volume)
+    urls = {**graph.urls(), "VISTA3D": f"http://127.0.0.1:{free_port()}"}
+    with routed(inference_graph(urls, rounds=1), graph.folder / "router.log") as url:
+        response = client.post(url, json=question(study["id"]))
+    assert (response.status_code, "connection refused" in response.text) == (500, True)
+
+
 def _comparable(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer without what differs from one asking to the next: names, times, where pictures lie."""
     own = ("overlay_url", "mask_url", "mask_reference", "seconds")

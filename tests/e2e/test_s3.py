@@ -17,6 +17,7 @@ from vilam3.data.study import Study, Volume, study_of
 from vilam3.errors import ArtifactError, NotFoundError
 from vilam3.objects import ObjectStore, S3Store, open_store
 from vilam3.shelf import Bounds, Shelf, drop_oldest
+from vilam3.weights import fetch
 
 pytestmark = pytest.mark.e2e
 BUCKET = "hospital"
@@ -36,6 +37,20 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 def store(s3: S3, request: pytest.FixtureRequest) -> ObjectStore:
     assert s3.endpoint
     return open_store(f"{URI}/{request.node.name}")
+
+
+def test_weights_are_fetched_whole(s3: S3, tmp_path: Path) -> None:
+    """As the init container of a serving pod does it."""
+    kept = open_store(f"{URI}/models")
+    kept.put("tiny/config.json", b"{}")
+    kept.put("tiny/llm/model.safetensors", bytes(9_000_000))
+    kept.put("tiny-other/config.json", b"another model")
+    assert fetch(f"{URI}/models/tiny", tmp_path / "tiny") == 9_000_002
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"tiny/config.json", "tiny/llm/model.safetensors"}
+    with pytest.raises(NotFoundError, match="nothing is there"):
+        fetch(f"{URI}/models/none", tmp_path / "none")
+    assert s3.endpoint
 
 
 def ct(fill: int = 0) -> Study:

@@ -1,4 +1,4 @@
-"""`vilam3 model`: look into a checkpoint, write it in the other layout, probe its numbers."""
+"""`vilam3 model`: fetch a checkpoint, look into it, write it in the other layout, probe its numbers."""
 
 # ruff: noqa: PLC0415 - heavy imports stay inside the run functions, so that --help is instant
 
@@ -30,15 +30,30 @@ def register(verbs: Verbs) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "model",
-        help="inspect, convert or probe a checkpoint",
+        help="fetch, inspect, convert or probe a checkpoint",
         description="Work on a checkpoint directory, in the published three-folder layout or in the flat one.",
         epilog="example: vilam3 model inspect runs/latest/model",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
+    _register_fetch(actions)
     _register_inspect(actions)
     _register_convert(actions)
     _register_probe(actions)
+
+
+def _register_fetch(actions: Verbs) -> None:
+    parser = actions.add_parser(
+        "fetch",
+        help="bring the files of a checkpoint or an expert here",
+        description="Copy everything below a place; S3 endpoint and keys come from the AWS variables.",
+        epilog="example: vilam3 model fetch --source s3://bucket/vila-m3-8b --out weights/vila-m3-8b\n"
+        "         vilam3 model fetch --source models:/vila-m3@champion --out weights/champion",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--source", required=True, metavar="URI", help="s3://, file:///, or models:/name@alias")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="written whole or not at all")
+    parser.set_defaults(run=_fetch)
 
 
 def _register_inspect(actions: Verbs) -> None:
@@ -91,6 +106,14 @@ def _register_probe(actions: Verbs) -> None:
         help="end the prompt with the assistant's cue; by default as the published demo does: only for llama_3",
     )
     parser.set_defaults(run=_probe)
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from vilam3.weights import fetch
+
+    num_bytes = fetch(arguments.source, arguments.out)
+    print(f"{arguments.out}: {num_bytes / GIGABYTE:.3f} GB from {arguments.source}")
+    return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

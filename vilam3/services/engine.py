@@ -18,7 +18,7 @@ from vilam3.data.sample import Dialect
 from vilam3.dialogue.messages import Generation, Message, Sampling
 from vilam3.errors import DataError, EngineError, TooLargeError
 from vilam3.services.content import to_wire
-from vilam3.services.http import COLD, NOT_BEGUN, Patience, check_url, complaint, engine_error, settings
+from vilam3.services.http import COLD, Patience, check_url, complaint, engine_error, settings
 
 MODEL = "vlm"
 SILENT_S = 20.0  # a service that says nothing at all for so long is dead
@@ -40,8 +40,9 @@ class ModelCard:
 
 @dataclass(slots=True, kw_only=True)
 class _Reply:
-    """What has arrived of one reply."""
+    """What has arrived of one reply; `told` is what an earlier try had told of it."""
 
+    told: str = ""
     text: str = ""
     reason: str = ""
     digest: str = ""
@@ -50,7 +51,7 @@ class _Reply:
     is_whole: bool = False
 
     def take(self, chunk: dict[str, Any]) -> str:
-        """Note one chunk; returns its text."""
+        """Note one chunk; returns the part of its text that is new."""
         usage = chunk.get("usage") or {}
         self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
         self.completion_tokens = usage.get("completion_tokens", self.completion_tokens)
@@ -59,8 +60,11 @@ class _Reply:
         for choice in chunk.get("choices", ())[:1]:
             piece = choice.get("delta", {}).get("content") or ""
             self.reason = choice.get("finish_reason") or self.reason
-        self.text += piece
-        return piece
+        before, self.text = max(len(self.told), len(self.text)), self.text + piece
+        common = min(len(self.told), len(self.text))
+        if self.told[:common] != self.text[:common]:
+            raise EngineError("engine: the service broke off, and another one says something else; ask again")
+        return self.text[before:]
 
     def generation(self) -> Generation:
         return Generation(
@@ -128,22 +132,22 @@ class RemoteEngine:
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, *, cancelled: threading.Event | None = None
     ) -> Iterator[str | Generation]:
-        """See `Engine.stream`; leaving it early ends the work of the service."""
-        body = _request(messages, sampling)
-        patience = Patience(self.patience_s)
+        """See `Engine.stream`; leaving it early ends the work of the service.
+
+        A service that breaks off is asked again; where decoding is greedy also in the middle of a reply, since another
+        try says the same.
+        """
+        body, patience, told = _request(messages, sampling), Patience(self.patience_s), ""
         while True:
-            reply = _Reply()
+            reply = _Reply(told=told)
             try:
                 pause_s = yield from self._attempt(body, reply, patience)
-            except NOT_BEGUN as error:
-                if patience.is_over:
+            except httpx.TransportError as error:
+                if len(reply.text) > len(told):  # it had come further than ever, so it is another break-down
+                    told, patience = reply.text, Patience(self.patience_s)
+                if patience.is_over or (told and sampling.temperature > 0):
                     raise self._lost(error) from error
                 pause_s = patience.pause_s()
-            except httpx.HTTPError as error:
-                raise EngineError(
-                    f"engine {self.url}: the connection broke off in the middle of a reply ({type(error).__name__}); "
-                    "ask again"
-                ) from error
             if reply.is_whole:
                 yield reply.generation()
                 return
@@ -184,7 +188,12 @@ class RemoteEngine:
         if data == DONE:
             reply.is_whole = bool(reply.reason)
             return ""
-        chunk = json.loads(data)
+        try:
+            chunk: dict[str, Any] = json.loads(data)
+        except ValueError as error:
+            raise EngineError(
+                f"engine {self.url}: what it streams is not understood; is it of this version?"
+            ) from error
         if "error" in chunk:
             message, kind = chunk["error"].get("message", ""), chunk["error"].get("type", "")
             if kind == "invalid_request_error":

@@ -99,18 +99,9 @@ class RemoteExperts:
         if url is None:
             available = ", ".join(self.names) or "none"
             raise ExpertError(f"the expert {call.expert} is not available here; available are {available}.")
-        if not study.reference:
-            raise ExpertError(f"expert {call.expert}: the study is not in the store that experts read; upload it first")
-        asked = Consultation(
-            study=study.reference,
-            study_digest=study.digest,
-            argument=call.argument,
-            slice_index=slice_index,
-            modality=study.modality,
-            dialect=self._dialect,
-        )
+        asked = consultation(call, study, slice_index=slice_index, dialect=self._dialect)
         finding = asyncio.run(_unless(cancelled, self._ask(call.expert, url, asked)))
-        return _checked(call.expert, finding, study)
+        return checked(call.expert, finding, study)
 
     async def _ask(self, name: str, url: str, asked: Consultation) -> Finding:
         end = time.monotonic() + self._waits.total_s
@@ -141,6 +132,24 @@ class RemoteExperts:
         except httpx.HTTPError as error:
             raise ExpertError(f"its service broke off while it computed ({type(error).__name__}).") from error
         return response, complaint(response)[0] if response.is_error else ""
+
+
+def consultation(call: ExpertCall, study: Study, *, slice_index: int | None, dialect: Dialect) -> Consultation:
+    """What an expert elsewhere is asked.
+
+    Raises:
+        ExpertError: the study is nowhere that others can see it.
+    """
+    if not study.reference:
+        raise ExpertError(f"expert {call.expert}: the study is not in the store that experts read; upload it first")
+    return Consultation(
+        study=study.reference,
+        study_digest=study.digest,
+        argument=call.argument,
+        slice_index=slice_index,
+        modality=study.modality,
+        dialect=dialect,
+    )
 
 
 def fetch_card(name: str, url: str, waits: Waits) -> Listed:
@@ -188,8 +197,12 @@ def _finding(name: str, response: httpx.Response) -> Finding:
         raise ExpertError(f"its service gave an answer that is not understood ({type(error).__name__}).") from error
 
 
-def _checked(name: str, finding: Finding, study: Study) -> ExpertResult:
-    """The finding, if it is about the study that was asked about."""
+def checked(name: str, finding: Finding, study: Study) -> ExpertResult:
+    """The finding, if it is about the study that was asked about.
+
+    Raises:
+        ExpertError: it is not, or its picture is damaged.
+    """
     if finding.provenance.study_digest != study.digest:
         raise ExpertError(f"the expert {name} looked at another study; nothing of its answer is used.")
     if finding.mask is not None and not finding.mask.startswith(f"{study.reference}/"):

@@ -6,8 +6,10 @@ calls are repeated while patience lasts. Everything else is an answer.
 
 import os
 import random
+import ssl
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,8 +46,15 @@ def settings(url: str, *, read_s: float) -> dict[str, Any]:
         "timeout": httpx.Timeout(read_s, connect=CONNECT_S),
         "headers": {"Authorization": f"Bearer {key}"} if key else {},
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
+        "verify": _certificates(),
         "trust_env": not is_loopback(urlsplit(url).hostname or ""),  # a proxy cannot reach our own loopback
     }
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust; read once, since reading them takes longer than a call."""
+    return httpx.create_ssl_context()
 
 
 @dataclass(slots=True)

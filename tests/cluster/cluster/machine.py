@@ -1,44 +1,34 @@
-"""What a cluster could leave behind on this machine, as a value to compare."""
+"""What a cluster could leave on this machine; others may be at work on it, so only what is ours is looked for."""
 
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from infra.cluster.node import PRIVATE, SHOWN_SYSCTLS
+from infra.cluster import network
+from infra.cluster.node import OURS, PRIVATE, SHOWN_SYSCTLS
 
 SYSCTLS = (*SHOWN_SYSCTLS, "net/ipv4/ip_forward", "net/ipv4/conf/all/route_localnet", "net/netfilter/nf_conntrack_max")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Everything shared that a node touches or could touch."""
-
-    mounts: frozenset[str]
-    namespaces: frozenset[str]
-    interfaces: frozenset[str]
-    routes: str
-    rules: str
-    groups: frozenset[str]
-    sysctls: dict[str, str]
-    folders: frozenset[str]
+def settings() -> dict[str, str]:
+    """The machine's own kernel settings and packet rules, which no cluster may change, not even while it is up."""
+    files = {name: Path("/proc/sys") / name for name in SYSCTLS}
+    told = {name: file.read_text() for name, file in files.items() if file.exists()}
+    return told | {"rules": _output("iptables-save"), "rules6": _output("ip6tables-save")}
 
 
-def observe() -> Machine:
-    """The machine as it is now."""
-    settings = {name: Path("/proc/sys") / name for name in SYSCTLS}
-    return Machine(
-        mounts=frozenset(Path("/proc/self/mounts").read_text().splitlines()),
-        namespaces=_names(Path("/run/netns")),
-        interfaces=_names(Path("/sys/class/net")),
-        routes=_output("ip", "route"),
-        rules=_output("iptables-save"),
-        groups=frozenset(str(group) for group in Path("/sys/fs/cgroup").glob("*/*") if group.is_dir()),
-        sysctls={name: file.read_text() for name, file in settings.items() if file.exists()},
-        folders=frozenset(place for place in PRIVATE if Path(place).exists()),
-    )
+def traces(root: Path, *, name: str) -> list[str]:
+    """Everything on this machine that belongs to the cluster in `root` whose node is called `name`."""
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    found = [mount for mount in mounts if str(root) in mount or f"/{name} " in mount]
+    places = [network.NAMESPACES / name, network.INTERFACES / name, *Path("/sys/fs/cgroup").glob(f"*/{name}")]
+    if not network.names():  # the last node takes the mount points of all away
+        places += [Path(place) / OURS for place in PRIVATE]
+    found += [str(place) for place in places if place.exists()]
+    found += [line for line in _output("ip", "route").splitlines() if f"dev {name} " in f"{line} "]
+    return found + processes(root)
 
 
 def processes(root: Path) -> list[str]:
@@ -47,12 +37,9 @@ def processes(root: Path) -> list[str]:
     return [line for line in lines if str(root) in line]
 
 
-def _names(folder: Path) -> frozenset[str]:
-    return frozenset(entry.name for entry in folder.iterdir()) if folder.exists() else frozenset()
-
-
 def _output(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return ""
     lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()  # noqa: S603 - of this machine
-    return "\n".join(line for line in lines if not line.startswith("#"))  # comments carry the time
+    # Comments carry the time, and chains the number of packets.
+    return "\n".join(line for line in lines if not line.startswith(("#", ":")))

@@ -10,7 +10,7 @@ import pytest
 
 from infra.cluster import manifests, tools
 from infra.cluster.cli import main
-from tests.cluster.cluster.machine import observe, processes
+from tests.cluster.cluster.machine import processes, settings, traces
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 KINDS = {
@@ -102,13 +102,13 @@ def test_status_names_every_program(root: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("killed", [False, True], ids=["asked", "killed"])
 def test_down_leaves_nothing(tmp_path: Path, *, killed: bool) -> None:
     """Nor does it when the supervisor has been killed."""
-    before, folder = observe(), tmp_path / "cluster"
+    before, folder = settings(), tmp_path / "cluster"
     assert main(["--root", str(folder), "up", "--level", "api"]) == 0
     assert len(processes(folder)) >= 4
     if killed:
         os.kill(json.loads((folder / "state" / "supervisor.json").read_text())["pid"], signal.SIGKILL)
     assert main(["--root", str(folder), "down"]) == 0
-    assert processes(folder) == []
-    assert observe() == before
+    assert traces(folder, name="of-no-node") == []
+    assert settings() == before
     assert {entry.name for entry in folder.iterdir()} <= {".lock", "logs", "provider"}
     assert main(["--root", str(folder), "status"]) == 1

@@ -14,7 +14,7 @@ from infra.cluster import images, manifests, node
 from infra.cluster.cli import main
 from infra.cluster.plan import Plan
 from infra.cluster.processes import Identity, descendants
-from tests.cluster.cluster.machine import observe, processes
+from tests.cluster.cluster.machine import settings, traces
 from vilam3.errors import PrerequisiteError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
@@ -114,26 +114,17 @@ def test_an_image_archive_can_be_loaded_again(root: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("killed", [False, True], ids=["asked", "killed"])
 def test_down_leaves_nothing(tmp_path: Path, *, killed: bool) -> None:
     """No process, mount, network, rule, control group or setting; nor when the supervisor was killed."""
-    before, folder = observe(), tmp_path / "cluster"
+    before, folder = settings(), tmp_path / "cluster"
     assert main(["--root", str(folder), "--provider", "local", "up", "--level", "node"]) == 0
-    during = observe()
-    assert during.interfaces > before.interfaces
-    assert (during.sysctls, during.rules, during.mounts) == (
-        before.sysctls,
-        before.rules,
-        before.mounts | _netns(during.mounts),
-    )
+    name = Plan.read(folder / "state" / "plan.json").addresses.name
     outer = Identity(**json.loads((folder / "state" / "supervisor.json").read_text()))
     inner = [outer, *descendants(outer)]
     assert len(inner) > 10
+    assert len(traces(folder, name=name)) > 10
+    assert settings() == before
     if killed:
         os.kill(inner[1].pid, signal.SIGKILL)
     assert main(["--root", str(folder), "down"]) == 0
     assert [identity.pid for identity in inner if identity.process is not None] == []
-    assert processes(folder) == []
-    assert observe() == before
-
-
-def _netns(mounts: frozenset[str]) -> frozenset[str]:
-    """The mounts by which network namespaces have names."""
-    return frozenset(mount for mount in mounts if "/run/netns" in mount)
+    assert traces(folder, name=name) == []
+    assert settings() == before

@@ -8,8 +8,10 @@ from typing import cast
 
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from PIL import Image
 
+from serving.lanes import Lane
 from serving.tenants import Tenants
 from serving.vlm import ModelService, install
 from tests.unit.serving.fakes import RuleEngine
@@ -133,6 +135,55 @@ def test_a_key_is_needed_where_there_are_keys(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("VILAM3_API_KEY", "alpha-key-0123456789")
         with RemoteEngine(url) as engine:
             assert engine.generate([HELLO], GREEDY)[0].finish_reason == "stop"
+
+
+def breaking_off(after: Sequence[int], *, says: Sequence[str] = ("an essay", "an essay")) -> FastAPI:
+    """Streams words; the tries in turn break off after so many of them, the last one does not."""
+    app, tries = FastAPI(), iter(zip([*after, None], says, strict=False))
+
+    def lines(most: int | None, text: str) -> Iterator[str]:
+        for number, letter in enumerate(text):
+            if number == most:
+                raise ConnectionError("the process died")
+            yield f'data: {{"choices": [{{"delta": {{"content": "{letter}"}}}}]}}\n\n'
+        yield 'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+
+    @app.post("/v1/chat/completions")
+    def chat() -> StreamingResponse:
+        most, text = next(tries)
+        return StreamingResponse(lines(most, text), media_type="text/event-stream")
+
+    return app
+
+
+def test_a_service_that_dies_in_the_middle_of_a_reply_is_asked_again() -> None:
+    with live(breaking_off([3])) as url, RemoteEngine(url, patience_s=5) as engine:
+        *pieces, last = engine.stream(HELLO, GREEDY)
+    assert isinstance(last, Generation)
+    assert "".join(str(piece) for piece in pieces) == last.text == "an essay"
+
+
+def test_what_another_try_would_say_differently_is_not_patched_together() -> None:
+    with (
+        live(breaking_off([3], says=("an essay", "no idea"))) as url,
+        RemoteEngine(url, patience_s=5) as engine,
+        pytest.raises(EngineError, match="says something else"),
+    ):
+        list(engine.stream(HELLO, GREEDY))
+    with live(breaking_off([3])) as url, RemoteEngine(url) as engine, pytest.raises(EngineError, match="no answer"):
+        list(engine.stream(HELLO, Sampling(temperature=1.0)))
+
+
+def test_a_caller_who_waits_for_a_place_hears_that_the_service_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a silent service is believed to be alive."""
+    monkeypatch.setattr("vilam3.services.engine.SILENT_S", 0.5)
+    service = ModelService(engine=RuleEngine(), digest="", dialect="demo", tenants=Tenants())
+    service.replies, app = Lane("replies", workers=1, waiting=4), FastAPI()
+    blocking = service.replies.submit(lambda: time.sleep(1.5))
+    install(app, service)
+    with live(app) as url, RemoteEngine(url) as engine:
+        assert engine.generate([HELLO], GREEDY)[0].finish_reason == "stop"
+        assert blocking.done()
 
 
 def test_a_cancelled_reply_ends_without_an_error() -> None:

@@ -4,20 +4,30 @@ import asyncio
 import io
 import json
 import threading
+import time
 from pathlib import Path
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving import health
 from serving.answer import Progress
 from serving.completion import Answered, ExpertEnded
-from serving.lanes import Lane
+from serving.expert import ExpertService
+from serving.expert import install as install_expert
+from serving.lanes import Lane, Places
+from serving.presence import gone
 from serving.refusals import BusyError, UnauthorizedError
 from serving.stream import HELD_CHARACTERS, Writer
 from serving.studies import StudyStore, Upload
 from serving.tenants import Tenants, from_environment
 from serving.wire import Usage
+from tests.unit.serving.fakes import SlowExperts
+from tests.unit.serving.live import live
 from vilam3.dialogue.drive import ExpertStarted, ReplyFinished, TextPiece
 from vilam3.dialogue.messages import Generation
 from vilam3.errors import NotFoundError, UserError
@@ -40,6 +50,55 @@ def test_a_full_lane_refuses_and_names_a_moment() -> None:
     first.result(5)
     assert asyncio.run(lane.run(lambda: 7)) == 7
     lane.close()
+
+
+def test_one_tenant_cannot_take_every_place() -> None:
+    places = Places(2)
+    first = places.take("a")
+    places.take("a")
+    with pytest.raises(BusyError, match="the most for one caller"):
+        places.take("a")
+    places.take("b")
+    first()
+    places.take("a")
+
+
+def test_a_server_that_ends_or_lacks_a_part_wants_no_requests() -> None:
+    app, lacking = FastAPI(), ["the language model has not answered yet"]
+    state = health.Health(lambda: lacking[0])
+    health.install(app, state)
+    with TestClient(app) as client:
+        early = client.get("/v2/health/ready")
+        assert (early.status_code, early.json()["reason"]) == (503, lacking[0])
+        lacking[0] = ""
+        assert client.get("/v2/health/ready").json() == {"ready": True}
+        state.is_ending = True
+        assert client.get("/v2/health/ready").json()["reason"] == "the server is ending"
+
+
+def test_a_caller_who_leaves_the_queue_of_an_expert_gives_the_place_back(tmp_path: Path) -> None:
+    """Over a real connection, through the middleware that tells a handler who is still there."""
+    release, app = threading.Event(), FastAPI()
+    service = ExpertService(
+        name="CXR", opened=lambda _: SlowExperts(), shelf=Shelf(FolderStore(tmp_path)), tenants=Tenants()
+    )
+    install_expert(app, service)
+
+    @app.post("/work")
+    async def work(_: dict[str, str]) -> None:
+        await service.begin(release.wait).outcome(gone=gone())
+
+    with live(app) as url, httpx.Client(trust_env=False, timeout=0.5) as client:
+        running = service.calls.submit(release.wait)
+        with pytest.raises(httpx.ReadTimeout):
+            client.post(f"{url}/work", json={})
+        end = time.monotonic() + 5
+        while service.calls.in_flight > 1:
+            assert time.monotonic() < end, "the one who left still waits"
+            time.sleep(0.02)
+        release.set()
+        running.result(5)
+    service.close()
 
 
 def test_the_store_drops_what_was_used_longest_ago(tmp_path: Path, png: bytes) -> None:

@@ -1,0 +1,52 @@
+{{/* What a pod asks for and where it may run. */}}
+
+{{/* Requests and limits: (list $ resources gpus). Memory and accelerators are not overcommitted, so both are the same. */}}
+{{- define "vilam3.resources" -}}
+{{- $root := index . 0 }}{{- $wanted := index . 1 }}{{- $gpus := index . 2 -}}
+requests:
+  cpu: {{ $wanted.cpu | quote }}
+  memory: {{ $wanted.memory }}
+  {{- if $gpus }}
+  {{ $root.Values.accelerator.resource }}: {{ $gpus | quote }}
+  {{- end }}
+limits:
+  cpu: {{ $wanted.cpu | quote }}
+  memory: {{ $wanted.memory }}
+  {{- if $gpus }}
+  {{ $root.Values.accelerator.resource }}: {{ $gpus | quote }}
+  {{- end }}
+{{- end }}
+
+{{/* Where a pod may run: (list $ workload gpus); the workload's own selector and tolerations on top of the shared ones. */}}
+{{- define "vilam3.placement" -}}
+{{- $root := index . 0 }}{{- $own := index . 1 }}{{- $gpus := index . 2 -}}
+{{- $shared := ternary $root.Values.accelerator dict (gt (int $gpus) 0) -}}
+{{- with mergeOverwrite (dict) (default dict $shared.nodeSelector) (default dict $own.nodeSelector) }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with concat (default list $shared.tolerations) (default list $own.tolerations) }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $shared.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Priority of a kind of work: (list $ "serving"). */}}
+{{- define "vilam3.priority" -}}
+{{- if (first .).Values.priorityClasses }}
+priorityClassName: {{ include "vilam3.clusterName" . }}
+{{- end }}
+{{- end }}
+
+{{/* Spread over nodes, where there are several: (list $ "vlm"). */}}
+{{- define "vilam3.spread" -}}
+- maxSkew: 1
+  topologyKey: kubernetes.io/hostname
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- include "vilam3.selector" . | nindent 6 }}
+{{- end }}

@@ -1,0 +1,267 @@
+"""The same services as Ray Serve deployments: ``serving.ray_app:app`` in a RayService.
+
+One deployment for the language model, one for each expert, and the public endpoint in front of them; Ray scales and
+places each by itself, and may put several experts on one accelerator. Calls go through Ray's handles in place of HTTP.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from copy import copy
+from pathlib import Path
+from typing import Any, Self, cast
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serving import app as routes
+from serving import health, metrics, orchestrator
+from serving.expert import ExpertService
+from serving.health import Health
+from serving.tenants import Tenants, from_environment
+from vilam3 import log
+from vilam3.consultant import load
+from vilam3.data.sample import Dialect
+from vilam3.data.study import Study
+from vilam3.dialogue.messages import Generation, Message, Sampling
+from vilam3.errors import EngineError, ExpertError, UserError, VilaM3Error
+from vilam3.experts.protocol import ExpertCall, ExpertResult
+from vilam3.experts.roster import Listed, Roster
+from vilam3.objects import open_store
+from vilam3.services.engine import MODEL, ModelCard
+from vilam3.services.experts import Waits, checked, consultation
+from vilam3.services.findings import Consultation, Finding
+from vilam3.shelf import Shelf
+
+BEHIND_A_PROXY = "the proxy of Ray"  # which is reached from elsewhere, as a rule
+AUTOSCALING = {"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 2}
+ON_ITS_OWN = {"max_ongoing_requests": 4, "autoscaling_config": AUTOSCALING}
+CARD_S = 30.0
+
+
+class Settings(BaseModel):
+    """The ``args`` of the application in ``serveConfigV2``.
+
+    Attributes:
+        model: Checkpoint directory or registered version.
+        experts: Directory of the expert bundles.
+        studies: Store of studies, which every node reaches.
+        deadline_s: Longest time for one answer.
+        without_keys: Answer though there are no API keys: something else decides who reaches the proxy.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    experts: str | None = None
+    studies: str
+    deadline_s: float = 300.0
+    without_keys: bool = False
+
+
+@serve.deployment(**ON_ITS_OWN)
+class LanguageModel:
+    """The language model."""
+
+    def __init__(self, model: str) -> None:
+        """Load it."""
+        log.setup()
+        self._consultant = load(model)
+
+    def card(self) -> ModelCard:
+        """What is said of it."""
+        consultant = self._consultant
+        return ModelCard(digest=consultant.model_digest, dialect=consultant.dialect, engine=consultant.engine.name)
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str | Generation]:
+        """One reply; ends with its reader."""
+        left = threading.Event()
+        try:
+            yield from self._consultant.engine.stream(messages, sampling, cancelled=left)
+        finally:
+            left.set()
+
+
+@serve.deployment(**ON_ITS_OWN)
+class Expert:
+    """One expert."""
+
+    def __init__(self, name: str, experts: str, studies: str) -> None:
+        """Open it; weights are read at the first question."""
+        from vilam3.experts.registry import Registry  # noqa: PLC0415 - torch and MONAI take seconds to import
+
+        log.setup()
+        self._service = ExpertService(
+            name=name,
+            opened=lambda dialect: Registry.load(Path(experts), only=[name], dialect=dialect),
+            shelf=Shelf(open_store(studies)),
+            tenants=Tenants(),
+        )
+
+    def consult(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Answer one question; a refusal is told, since Ray would wrap it in a trace."""
+        try:
+            return self._service.run(Consultation.model_validate(asked)).model_dump(mode="json")
+        except VilaM3Error as error:
+            return {"error": str(error)}
+
+
+class HandleEngine:
+    """`vilam3.dialogue.messages.Engine` of a deployment."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        """Talk through `handle`."""
+        self.name = MODEL
+        self._handle = handle
+
+    def card(self) -> ModelCard:
+        """See `serving.orchestrator.KnownEngine`."""
+        try:
+            card: ModelCard = self._handle.card.remote().result(timeout_s=CARD_S)
+        except (RayServeException, TimeoutError) as error:
+            raise EngineError(f"engine {self.name}: no replica answers ({type(error).__name__})") from error
+        self.name = card.engine
+        return card
+
+    def close(self) -> None:
+        """Ray keeps the connections."""
+
+    def stream(
+        self, messages: Sequence[Message], sampling: Sampling, *, cancelled: threading.Event | None = None
+    ) -> Iterator[str | Generation]:
+        """See `vilam3.dialogue.messages.Engine`."""
+        pieces = self._handle.options(stream=True).stream.remote(messages, sampling)
+        try:
+            for piece in pieces:
+                if cancelled is not None and cancelled.is_set():
+                    return
+                yield piece
+        finally:
+            pieces.cancel()
+
+    def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:
+        """See `vilam3.dialogue.messages.Engine`."""
+        return [self._whole(messages, sampling) for messages in batch]
+
+    def _whole(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
+        with closing(cast("Any", self.stream(messages, sampling))) as pieces:
+            *_, last = pieces
+        return cast("Generation", last)
+
+
+class HandleExperts(Roster):
+    """`vilam3.consultant.Experts` of deployments."""
+
+    needs_reference = True
+
+    def __init__(self, handles: Mapping[str, DeploymentHandle], listed: Sequence[Listed]) -> None:
+        """Talk through `handles`, by the experts' names."""
+        super().__init__(listed)
+        self._handles = handles
+        self._dialect: Dialect = "demo"
+
+    def speaking(self, dialect: Dialect) -> Self:
+        """See `serving.orchestrator.KnownExperts`."""
+        other = copy(self)
+        other._dialect = dialect  # noqa: SLF001 - of our own kind
+        return other
+
+    def run(
+        self,
+        call: ExpertCall,
+        study: Study,
+        *,
+        slice_index: int | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> ExpertResult:
+        """See `vilam3.consultant.Experts`."""
+        asked = consultation(call, study, slice_index=slice_index, dialect=self._dialect)
+        response = self._handles[call.expert].consult.remote(asked.model_dump(mode="json"))
+        told = _awaited(response, cancelled, name=call.expert)
+        if "error" in told:
+            raise ExpertError(told["error"])
+        return checked(call.expert, Finding.model_validate(told), study)
+
+
+def _awaited(response: Any, cancelled: threading.Event | None, *, name: str) -> dict[str, Any]:  # noqa: ANN401 - Ray's
+    """The reply of a deployment, or an error at once when nobody waits for it any more."""
+    waits, ticks = Waits(), 0
+    while True:
+        try:
+            told: dict[str, Any] = response.result(timeout_s=0.25)
+        except TimeoutError:
+            ticks += 1
+            is_late = ticks * 0.25 > waits.total_s
+            if is_late or (cancelled is not None and cancelled.is_set()):
+                response.cancel()
+                late = f"it did not finish within {waits.total_s:g} s."
+                raise ExpertError(late if is_late else "nobody waits for it any more.") from None
+        except RayServeException as error:
+            raise ExpertError(f"the service of {name} broke off ({type(error).__name__}).") from error
+        else:
+            return told
+
+
+@serve.deployment(max_ongoing_requests=64)
+@serve.ingress()
+class Endpoint:
+    """The public routes, as everywhere."""
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        model: DeploymentHandle,
+        experts: dict[str, DeploymentHandle],
+        listed: list[Listed],
+    ) -> None:
+        """Talk to the other deployments."""
+        log.setup()
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        given = Settings(**settings)
+        self._known = orchestrator.Acquaintance(HandleEngine(model))
+        self._known.begin()
+        self._service = orchestrator.service(
+            self._known,
+            HandleExperts(experts, listed) if experts else None,
+            objects=open_store(given.studies),
+            tenants=from_environment(host=BEHIND_A_PROXY, without_keys=given.without_keys),
+            budget=orchestrator.Budget(deadline_s=given.deadline_s),
+        )
+        metrics.declare(tuple(experts))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The application that this replica serves."""
+        application = FastAPI()
+        health.install(application, Health(self._known.lacking))
+        routes.install(application, self._service)
+        return application
+
+
+def app(settings: Settings) -> serve.Application:
+    """Build the application; the import path of a RayService."""
+    # Decorated classes are deployments, which type checkers do not see.
+    model, expert, endpoint = cast("tuple[Any, Any, Any]", (LanguageModel, Expert, Endpoint))
+    listed = _listed(settings)
+    experts = {
+        one.name: expert.options(name=one.name).bind(one.name, settings.experts, settings.studies) for one in listed
+    }
+    application: serve.Application = endpoint.bind(settings.model_dump(), model.bind(settings.model), experts, listed)
+    return application
+
+
+def _listed(settings: Settings) -> list[Listed]:
+    """The experts in the directory, as they describe themselves."""
+    if settings.experts is None:
+        return []
+    from vilam3.experts.registry import Registry  # noqa: PLC0415 - torch and MONAI take seconds to import
+
+    registry = Registry.load(Path(settings.experts))
+    if not registry.names:
+        raise UserError(f"experts {settings.experts}: no expert is in there; put bundles there or leave it out")
+    return [
+        Listed(name=told["name"], arguments=tuple(told["arguments"]), card=told["card"]) for told in registry.describe()
+    ]

@@ -1,0 +1,1 @@
+"""The chart's scenarios as they render."""
