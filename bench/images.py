@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.record import Figure, write
-from infra.images import builder, debian
+from infra.images import buildah, builder, debian
 from infra.images.catalogue import REGISTRY, ROOT, Image, find
 from infra.images.store import Store
 
@@ -76,6 +76,7 @@ def _changed(image: Image, *, store: Store) -> list[Figure]:
         store.write_archive(name, out=archive, without=image.environment(debian.reference()))
         thin_mb = archive.stat().st_size / MEGABYTE
         store.remove(name)
+        buildah.remove(name)
     return [
         Figure(
             name=f"{image.role}: rebuilt after a change of our code", value=rebuilt_s, unit="s", baseline=MOST_REBUILD_S

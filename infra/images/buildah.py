@@ -55,6 +55,11 @@ def pull(name: str, store: Store) -> None:
     _run("buildah", "tag", identifier, name)
 
 
+def remove(name: str) -> None:
+    """Take the image out of buildah's own storage; layers that others have stay."""
+    _run("buildah", "rmi", name)
+
+
 def _run(*command: str) -> str:
     ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
     if ran.returncode:
