@@ -1,6 +1,7 @@
 """A node's container runtime takes the archives of the store: an environment once, and then our program alone."""
 
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,23 +29,30 @@ Ctr = Callable[..., str]
 
 
 @pytest.fixture
-def ctr(tmp_path: Path) -> Iterator[Ctr]:
+def folder() -> Iterator[Path]:
+    """Gone after the test: gigabytes lie in it."""
+    with tempfile.TemporaryDirectory(prefix="vilam3-node-") as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def ctr(folder: Path) -> Iterator[Ctr]:
     """The command line of a containerd of this test's own."""
     if which("containerd") is None:
         pytest.skip("containerd is not on PATH: apt-get install containerd")
 
     def call(*words: str) -> str:
-        command = ["ctr", f"--address={tmp_path}/socket", "--namespace=k8s.io", *words]
+        command = ["ctr", f"--address={folder}/socket", "--namespace=k8s.io", *words]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
         assert ran.returncode == 0, ran.stderr
         return ran.stdout
 
-    configuration = tmp_path / "config.toml"
-    configuration.write_text(CONFIGURATION.format(folder=tmp_path))
+    configuration = folder / "config.toml"
+    configuration.write_text(CONFIGURATION.format(folder=folder))
     command = ["containerd", f"--config={configuration}"]
-    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:  # noqa: S603 - our own words
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:  # noqa: S603 - our own words
         try:
-            _wait_for(tmp_path / "socket", server=server)
+            _wait_for(folder / "socket", server=server)
             yield call
         finally:
             server.terminate()
@@ -59,16 +67,16 @@ def _wait_for(socket: Path, *, server: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.2)
 
 
-def test_a_node_that_has_the_environment_takes_the_program_alone(ctr: Ctr, tmp_path: Path) -> None:
+def test_a_node_that_has_the_environment_takes_the_program_alone(ctr: Ctr, folder: Path) -> None:
     image, store = find("ops"), builder.store()
     name, environment = built("ops"), image.environment(debian.reference())
-    ctr("images", "import", str(store.write_archive(environment, out=tmp_path / "environment.tar")))
-    thin = store.write_archive(name, out=tmp_path / "thin.tar", without=environment)
+    ctr("images", "import", str(store.write_archive(environment, out=folder / "environment.tar")))
+    thin = store.write_archive(name, out=folder / "thin.tar", without=environment)
     assert thin.stat().st_size < MOST_THIN_BYTES
     ctr("images", "import", str(thin))
     assert name in ctr("images", "list", "--quiet").split()
     assert name.startswith(REGISTRY)
-    seen = tmp_path / "seen"
+    seen = folder / "seen"
     seen.mkdir()
     ctr("images", "mount", name, str(seen))
     try:
