@@ -1,6 +1,7 @@
 """KServe in Standard mode, from the chart in its module; cert-manager's part is done here."""
 
 import base64
+import json
 import string
 import subprocess
 from collections.abc import Callable, Iterable
@@ -23,6 +24,8 @@ PROGRAMS = ("kserve-manager", "kserve-router", "kserve-agent")
 WEBHOOKS = f"kserve-webhook-server-service.{NAMESPACE}.svc"
 SECRET = "kserve-webhook-server-cert"  # noqa: S105 - a name
 FOREIGN_GROUPS = ("cert-manager.io",)
+CONFIGURATION = "inferenceservice-config"
+PROPAGATED = ("Authorization",)  # a graph's router passes its caller's key on to the steps; the chart has no value for it
 CONTAINERS = {"manager": "kserve-manager"}  # without the proxy that guards its metrics, which no module here holds
 
 
@@ -64,6 +67,9 @@ def _adapted(manifest: Manifest, *, authority: Authority) -> Manifest:
     bundle = base64.b64encode(authority.files.certificate.read_bytes()).decode("ascii")
     for webhook in manifest.get("webhooks", []):
         webhook["clientConfig"]["caBundle"] = bundle
+    if manifest["kind"] == "ConfigMap" and manifest["metadata"]["name"] == CONFIGURATION:
+        router = json.loads(manifest["data"]["router"])
+        manifest["data"]["router"] = json.dumps(router | {"headers": {"propagate": list(PROPAGATED)}})
     operators.adapt(manifest, programs=CONTAINERS)
     return manifest
 

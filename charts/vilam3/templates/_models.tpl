@@ -1,6 +1,7 @@
 {{/*
-Where weights come from. KServe fetches s3:// and oci:// and mounts pvc:// itself. What it does not know (models:/ of
-MLflow), and everything where there is no KServe, our own program fetches in an init container.
+Where weights come from. KServe fetches s3:// and oci://. What it does not know (models:/ of MLflow), and everything
+where there is no KServe, our own program fetches in an init container. Claims are mounted here in every mode: from a
+list of storageUris KServe 0.19 mounts the root of a claim, whatever path follows its name.
 A model is {name, uri, path}: `path` is where its weights appear. Arguments: (list $ models).
 */}}
 
@@ -16,7 +17,7 @@ A model is {name, uri, path}: `path` is where its weights appear. Arguments: (li
 {{/* For KServe's predictor. */}}
 {{- define "vilam3.models.storage" -}}
 {{- range last . }}
-{{- if not (hasPrefix "models:/" .uri) }}
+{{- if or (hasPrefix "s3://" .uri) (hasPrefix "oci://" .uri) }}
 storageUris:
   - uri: {{ .uri | quote }}
     mountPath: {{ .path }}
@@ -50,7 +51,7 @@ storageUris:
 {{- end }}
 {{- end }}
 
-{{/* Outside KServe a claim is mounted where fetched weights would be. */}}
+{{/* A claim is mounted where fetched weights would be. */}}
 {{- define "vilam3.models.mounts" -}}
 {{- $root := first . }}
 {{- if include "vilam3.models.areFetched" . }}
@@ -58,7 +59,7 @@ storageUris:
   mountPath: /mnt/models
 {{- end }}
 {{- range last . }}
-{{- if and (hasPrefix "pvc://" .uri) (ne $root.Values.serving.mode "kserve") }}
+{{- if hasPrefix "pvc://" .uri }}
 - name: model-{{ .name }}
   mountPath: {{ .path }}
   {{- with trimPrefix (printf "pvc://%s" (include "vilam3.model.claim" .uri)) .uri | trimAll "/" }}
@@ -76,7 +77,7 @@ storageUris:
   emptyDir: {}
 {{- end }}
 {{- range last . }}
-{{- if and (hasPrefix "pvc://" .uri) (ne $root.Values.serving.mode "kserve") }}
+{{- if hasPrefix "pvc://" .uri }}
 - name: model-{{ .name }}
   persistentVolumeClaim:
     claimName: {{ include "vilam3.model.claim" .uri }}

@@ -1,6 +1,9 @@
 {{/* What a pod asks for and where it may run. */}}
 
-{{/* Requests and limits: (list $ resources gpus). Memory and accelerators are not overcommitted, so both are the same. */}}
+{{/*
+Requests and limits: (list $ resources gpus). Memory and accelerators are not overcommitted, so both are the same;
+processors may be lent beyond the request. A limit is always set, since KServe would add one of its own.
+*/}}
 {{- define "vilam3.resources" -}}
 {{- $root := index . 0 }}{{- $wanted := index . 1 }}{{- $gpus := index . 2 -}}
 requests:
@@ -10,7 +13,7 @@ requests:
   {{ $root.Values.accelerator.resource }}: {{ $gpus | quote }}
   {{- end }}
 limits:
-  cpu: {{ $wanted.cpu | quote }}
+  cpu: {{ $wanted.cpuLimit | default $wanted.cpu | quote }}
   memory: {{ $wanted.memory }}
   {{- if $gpus }}
   {{ $root.Values.accelerator.resource }}: {{ $gpus | quote }}

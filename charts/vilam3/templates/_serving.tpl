@@ -38,21 +38,21 @@ rollingUpdate:
   maxUnavailable: {{ ternary 0 1 (gt (int (last .)) 0) }}
 {{- end }}
 
-{{/* Container of a ServingRuntime: (list $ args minutes). */}}
+{{/* Container of a model format, with what one process is told besides: (list $ format args). */}}
 {{- define "vilam3.runtime.container" -}}
-{{- $root := index . 0 -}}
+{{- $root := index . 0 }}{{- $format := index . 1 -}}
 - name: kserve-container
   image: {{ include "vilam3.image.compute" $root }}
   imagePullPolicy: {{ $root.Values.image.pullPolicy }}
   args:
-    {{- toYaml (index . 1) | nindent 4 }}
+    {{- toYaml (concat (include "vilam3.predictor.base" $format | fromJsonArray) (index . 2)) | nindent 4 }}
   ports:
     {{- include "vilam3.ports" $root | nindent 4 }}
   securityContext:
     {{- include "vilam3.container.security" $root | nindent 4 }}
   lifecycle:
     {{- include "vilam3.lifecycle" $root | nindent 4 }}
-  {{- include "vilam3.probes" (list $root (index . 2)) | nindent 2 }}
+  {{- include "vilam3.probes" (list $root (include "vilam3.predictor.minutes" $format | int)) | nindent 2 }}
 {{- end }}
 
 {{/* Pod fields of a predictor: (list $ part workload gpus). */}}
