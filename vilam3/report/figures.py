@@ -10,6 +10,7 @@ mpl.use("Agg")  # before pyplot: no display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from vilam3.evaluate.results import TaskComparison
 from vilam3.train.record import StageResult
@@ -49,7 +50,10 @@ def loss_curves(stages: Sequence[StageResult]) -> str:
             panel.plot(steps, running_mean(stage.losses), color=WITH, linewidth=1.6)
             panel.set_title(stage.name, fontsize=9)
             panel.set_xlabel("step")
-            panel.set_ylim(bottom=0)
+            panel.set_yscale("log")  # the first steps fall by more than all that follow
+            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter("")
         axes[0][0].set_ylabel("loss")
         return _svg(figure)
 
