@@ -25,7 +25,9 @@ WEBHOOKS = f"kserve-webhook-server-service.{NAMESPACE}.svc"
 SECRET = "kserve-webhook-server-cert"  # noqa: S105 - a name
 FOREIGN_GROUPS = ("cert-manager.io",)
 CONFIGURATION = "inferenceservice-config"
-PROPAGATED = ("Authorization",)  # a graph's router passes its caller's key on to the steps; the chart has no value for it
+PROPAGATED = (
+    "Authorization",
+)  # a graph's router passes its caller's key on to the steps; the chart has no value for it
 CONTAINERS = {"manager": "kserve-manager"}  # without the proxy that guards its metrics, which no module here holds
 
 
