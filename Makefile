@@ -104,6 +104,10 @@ test-cluster-cluster: setup ## Test that it comes up, works, and leaves nothing
 test-cluster-api: setup ## Test the chart on a real API server: install, upgrade, roll back, uninstall
 	@$(BIN)/python -m pytest -q -rs tests/cluster/api
 
+.PHONY: test-cluster-kserve
+test-cluster-kserve: setup ## Test the chart with real KServe: questions to real pods, upgrade, roll back (after make demo)
+	@$(BIN)/python -m pytest -q -rs tests/cluster/kserve
+
 ##@ What is generated
 
 .PHONY: docs

@@ -1,0 +1,1 @@
+"""The chart on real KServe: questions to real pods, and what becomes of them when pods go."""
