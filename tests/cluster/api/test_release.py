@@ -37,7 +37,7 @@ def test_the_server_finds_nothing_wrong(scenario: str, kubectl: Kubectl, namespa
 def test_the_server_does_look(kubectl: Kubectl, namespace: str) -> None:
     """A field that KServe does not know is refused, deep in a service as well."""
     service = of_kind(render("gpu"), "InferenceService")[f"{RELEASE}-vlm"]
-    service["spec"]["predictor"]["model"]["resources"]["limit"] = {}
+    service["spec"]["predictor"]["containers"][0]["resources"]["limit"] = {}
     with pytest.raises(ClusterError, match=r"limit"):
         _validate(kubectl, yaml.safe_dump(service))
     assert namespace == NAMESPACE
