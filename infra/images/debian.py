@@ -9,13 +9,7 @@ from infra.images import buildah
 from infra.images.catalogue import KEY_LETTERS
 from infra.images.store import Store
 
-MIRROR = "http://deb.debian.org"
-SUITE = "bookworm"
-SOURCES = (
-    f"deb {MIRROR}/debian {SUITE} main",
-    f"deb {MIRROR}/debian {SUITE}-updates main",
-    f"deb {MIRROR}/debian-security {SUITE}-security main",
-)
+SUITE = "bookworm"  # mmdebstrap knows where it is served, with its updates and security fixes
 # The headers of Python are for kernels that are compiled at the first use.
 PACKAGES = ("ca-certificates", "python-is-python3", "python3", "python3-dev", "python3-venv")
 SLIM = (
@@ -29,7 +23,7 @@ DOCKERFILE = 'FROM scratch\nADD root.tar /\nCMD ["bash"]\n'
 
 def reference() -> str:
     """What the base is called: one name for one list of packages."""
-    told = "\n".join((*SOURCES, *PACKAGES, *SLIM, DOCKERFILE))
+    told = "\n".join((SUITE, *PACKAGES, *SLIM, DOCKERFILE))
     return f"localhost/vilam3-debian:{hashlib.sha256(told.encode()).hexdigest()[:KEY_LETTERS]}"
 
 
@@ -44,7 +38,7 @@ def build(store: Store) -> str:
         (context / "Dockerfile").write_text(DOCKERFILE)
         command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
         command += [f"--dpkgopt={option}" for option in SLIM]
-        subprocess.run([*command, SUITE, str(context / "root.tar"), *SOURCES], check=True)  # noqa: S603 - our own words
+        subprocess.run([*command, SUITE, str(context / "root.tar")], check=True)  # noqa: S603 - our own words
         buildah.build(context / "Dockerfile", name=name)
     buildah.push(name, store)
     return name
