@@ -79,10 +79,11 @@ bench: setup ## Measure and write bench/results/<area>.json (AREAS="load demo" f
 CLUSTER = $(BIN)/python -m infra.cluster --provider $(PROVIDER)
 PROVIDER ?= auto
 LEVEL ?= node
+OPERATORS ?=
 
 .PHONY: cluster-up
-cluster-up: setup ## Bring up a Kubernetes (LEVEL=api|node|full PROVIDER=auto|kind|local|existing)
-	@$(CLUSTER) up --level $(LEVEL)
+cluster-up: setup ## Bring up a Kubernetes (LEVEL=api|simulated|node|full PROVIDER=auto|kind|local|existing)
+	@$(CLUSTER) up --level $(LEVEL) $(if $(OPERATORS),--operators $(OPERATORS))
 
 .PHONY: cluster-down
 cluster-down: setup ## Remove it and everything it left
@@ -107,6 +108,10 @@ test-cluster-api: setup ## Test the chart on a real API server: install, upgrade
 .PHONY: test-cluster-kserve
 test-cluster-kserve: setup ## Test the chart with real KServe: questions to real pods, upgrade, roll back (after make demo)
 	@$(BIN)/python -m pytest -q -rs tests/cluster/kserve
+
+.PHONY: test-cluster-scale
+test-cluster-scale: setup ## Test placement and API load on a thousand pretended nodes (draws runs/scale/scale.html)
+	@$(BIN)/python -m pytest -q -s -rs tests/cluster/scale
 
 ##@ What is generated
 

@@ -1,7 +1,7 @@
 """What a node needs before something is installed on it: names of services, volumes, the operators of `full`."""
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from infra.cluster import images, kserve, manifests, operators
@@ -16,12 +16,13 @@ PROGRAMS = ("coredns", "local-path-provisioner")
 Load = Callable[[Path], list[str]]
 
 
-def install(layout: Layout, *, plan: Plan, load: Load, say: Callable[[str], None]) -> None:
+def install(layout: Layout, *, plan: Plan, wanted: Sequence[str], load: Load, say: Callable[[str], None]) -> None:
     """Bring images and manifests to the node and wait until they are ready; harmless when they are.
 
     Args:
         layout: The cluster's files.
         plan: What was decided on.
+        wanted: Names of the operators, at the level `full`.
         load: Imports an image archive into the node.
         say: Told what goes on.
     """
@@ -47,8 +48,9 @@ def install(layout: Layout, *, plan: Plan, load: Load, say: Callable[[str], None
             layout.kubeconfig, ["wait", "--for=condition=Available", wait, "-n", namespace, "deployment", "--all"]
         )
     if plan.level == "full":
-        kserve.install(layout, load=load, say=say)
-        operators.install(layout, load=load, say=say)
+        if "kserve" in wanted:
+            kserve.install(layout, load=load, say=say)
+        operators.install(layout, wanted=wanted, load=load, say=say)
 
 
 def _apply(layout: Layout, name: str, **values: str) -> None:

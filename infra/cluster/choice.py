@@ -10,7 +10,7 @@ from infra.cluster.existing import Existing
 from infra.cluster.kind import Kind, docker_answers
 from infra.cluster.layout import Layout
 from infra.cluster.local import Local
-from infra.cluster.plan import Level
+from infra.cluster.plan import WITHOUT_NODE, Level
 from infra.cluster.provider import Provider
 from vilam3.artifacts import write_text
 from vilam3.errors import PrerequisiteError
@@ -40,7 +40,7 @@ def choose(level: Level) -> ProviderName:
         PrerequisiteError: Neither is possible here.
     """
     builds = platform.system() == "Linux" and shutil.which("go") is not None
-    if builds and level == "api":  # takes neither docker nor root
+    if builds and level in WITHOUT_NODE:  # takes neither docker nor root
         return "local"
     if shutil.which("kind") is not None and docker_answers():
         return "kind"

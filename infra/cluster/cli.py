@@ -10,7 +10,7 @@ from pathlib import Path
 
 from infra.cluster import choice, tools
 from infra.cluster.layout import DEFAULT, Layout
-from infra.cluster.plan import LEVELS
+from infra.cluster.plan import LEVELS, OPERATORS
 from infra.cluster.provider import Provider
 from vilam3.errors import VilaM3Error
 
@@ -45,6 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     up = verbs.add_parser("up", help="bring the cluster up")
     up.add_argument("--level", choices=LEVELS, default="node", help="how much of it (default: node)")
+    up.add_argument(
+        "--operators",
+        nargs="+",
+        choices=OPERATORS,
+        default=OPERATORS,
+        metavar="NAME",
+        help=f"of level full: {', '.join(OPERATORS)} (default: all)",
+    )
     up.set_defaults(run=_up)
     verbs.add_parser("down", help="remove the cluster and everything it left").set_defaults(run=_down)
     verbs.add_parser("status", help="say what runs; 1 when nothing does").set_defaults(run=_status)
@@ -72,7 +80,7 @@ def _layout(given: argparse.Namespace) -> Layout:
 def _up(given: argparse.Namespace) -> int:
     began = time.monotonic()
     provider = choice.for_new(given.provider, level=given.level, layout=_layout(given), say=_say)
-    provider.up(given.level)
+    provider.up(given.level, operators=given.operators)
     print(f"up in {time.monotonic() - began:.1f} s; export KUBECONFIG={provider.kubeconfig}")
     return 0
 

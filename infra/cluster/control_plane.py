@@ -156,3 +156,8 @@ def controller_options(*, addresses: Addresses, given: Credentials, client: Path
         "--secure-port=0",
         "--profiling=false",
     ]
+
+
+def scheduler_options(*, client: Path) -> list[str]:
+    """The scheduler, which runs where there are nodes."""
+    return [f"--kubeconfig={client}", "--leader-elect=false", "--secure-port=0", "--profiling=false"]

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,12 @@ class Existing:
     kubeconfig: Path
     say: Callable[[str], None]
 
-    def up(self, level: Level) -> None:
+    def up(self, level: Level, *, operators: Sequence[str] = ()) -> None:
         """Write the current context alone into our kubeconfig.
 
         Args:
             level: Nothing is brought to it: what the cluster has is what there is.
+            operators: As little.
 
         Raises:
             UserError: The confirmation is missing or names another context.
@@ -37,7 +38,9 @@ class Existing:
         minified = self._kubectl("config", "view", "--minify", "--flatten")
         with os.fdopen(os.open(self.kubeconfig, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(minified)
-        self.say(f"using {context} as it is; level {level} is not checked")
+        self.say(
+            f"using {context} as it is; level {level} is not checked, nor for {', '.join(operators) or 'operators'}"
+        )
 
     def down(self) -> None:
         """Forget the cluster, which stays as it is."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.cluster import manifests, tools
-from infra.cluster.plan import Level
+from infra.cluster.plan import OPERATORS, Level
 from infra.cluster.provider import Status
 from vilam3.errors import ClusterError, NotFoundError, PrerequisiteError
 
@@ -27,12 +27,14 @@ class Kind:
     kubeconfig: Path
     say: Callable[[str], None]
 
-    def up(self, level: Level) -> None:
+    def up(self, level: Level, *, operators: Sequence[str] = OPERATORS) -> None:
         """Create the cluster with the same Kubernetes that the local provider builds; every level has a node here.
 
         Raises:
-            PrerequisiteError: docker does not answer, or kind is absent.
+            PrerequisiteError: docker does not answer, or kind is absent, or the level is none of kind's.
         """
+        if level == "simulated":
+            raise PrerequisiteError("level simulated: kind has no such nodes; it needs Go, and PROVIDER=local")
         if not docker_answers() or shutil.which("kind") is None:
             raise PrerequisiteError("PROVIDER=kind: needs a docker that answers, and kind on PATH")
         self.kubeconfig.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +44,9 @@ class Kind:
         self._kind(["export", "kubeconfig", *self._named()])
         manifests.apply_custom_resources(self.kubeconfig, say=self.say)
         if level == "full":
-            self.say("kind: install the operators as docs/cluster.md says; they are not built into images here")
+            self.say(
+                f"kind: install {', '.join(operators)} as docs/cluster.md says; they are not built into images here"
+            )
 
     def down(self) -> None:
         """Delete the cluster."""

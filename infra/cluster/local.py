@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
-from infra.cluster import addons, api, containers, manifests, node
+from infra.cluster import addons, api, containers, manifests, node, simulated
 from infra.cluster.layout import Layout
-from infra.cluster.plan import LEVELS, Addresses, Level, Plan
+from infra.cluster.plan import OPERATORS, SERVES, WITHOUT_NODE, Addresses, Level, Plan
 from infra.cluster.processes import Identity, descendants, end
 from infra.cluster.provider import Status
 from vilam3.errors import ClusterError, UserError
@@ -43,11 +43,11 @@ class Local:
         """Where the clients find it."""
         return self.layout.kubeconfig
 
-    def up(self, level: Level) -> None:
+    def up(self, level: Level, *, operators: Sequence[str] = OPERATORS) -> None:
         """Bring the cluster up to `level`.
 
         Raises:
-            UserError: A cluster of a lower level is up, which has another place on this machine.
+            UserError: A cluster of another level is up, which cannot be used as one of this.
             ClusterError: It did not get ready.
         """
         with self._alone():
@@ -55,12 +55,12 @@ class Local:
                 self._remove()
                 self._start(level)
             plan = Plan.read(self.layout.plan)
-            if LEVELS.index(plan.level) < LEVELS.index(level):
+            if level not in SERVES[plan.level]:
                 raise UserError(f"a cluster of level {plan.level} is up; end it first: make cluster-down")
             self._wait_until_answering(plan)
             manifests.apply_custom_resources(self.kubeconfig, say=self.say)
             if plan.addresses.slot >= 0:
-                addons.install(self.layout, plan=plan, load=self.load, say=self.say)
+                addons.install(self.layout, plan=plan, wanted=operators, load=self.load, say=self.say)
 
     def down(self) -> None:
         """End every process of the cluster and remove its files; the logs stay."""
@@ -98,8 +98,9 @@ class Local:
         self.layout.create()
         for log in self.layout.logs.iterdir():
             log.unlink()
-        if level == "api":
-            plan, prefix = api.plan(self.layout, say=self.say), []
+        if level in WITHOUT_NODE:
+            make = api.plan if level == "api" else simulated.plan
+            plan, prefix = make(self.layout, say=self.say), []
         else:
             plan = node.plan(self.layout, level=level, say=self.say)
             prefix = node.namespaces(plan.addresses)

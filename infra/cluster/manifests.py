@@ -4,6 +4,9 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from infra.cluster import tools
 from vilam3.errors import ClusterError
@@ -41,6 +44,12 @@ def await_kinds(kubeconfig: Path) -> None:
     """Wait until every custom resource that was applied is served."""
     wait = f"--timeout={ESTABLISHED_TIMEOUT_S}s"
     kubectl(kubeconfig, ["wait", "--for=condition=Established", wait, "crd", "--all"])
+
+
+def built(folder: Path, *, kubeconfig: Path) -> list[dict[str, Any]]:
+    """What a kustomization says; no server is asked."""
+    text = kubectl(kubeconfig, ["kustomize", "--load-restrictor=LoadRestrictionsNone", str(folder)])
+    return [manifest for manifest in yaml.safe_load_all(text) if manifest]
 
 
 def kubectl(kubeconfig: Path, arguments: Sequence[str], *, stdin: str = "") -> str:

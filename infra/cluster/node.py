@@ -13,7 +13,7 @@ from pathlib import Path
 from infra.cluster import control_groups, network, node_files, tools
 from infra.cluster.api import control_plane_children
 from infra.cluster.certificates import Authority
-from infra.cluster.control_plane import client_kubeconfig, credentials
+from infra.cluster.control_plane import client_kubeconfig, credentials, scheduler_options
 from infra.cluster.layout import Layout
 from infra.cluster.plan import Addresses, Child, Level, Plan
 from vilam3.artifacts import write_text
@@ -123,13 +123,7 @@ def children(
     )
     lines: dict[str, list[str | Path]] = {
         "containerd": [shutil.which("containerd") or "containerd", f"--config={files.containerd}"],
-        "kube-scheduler": [
-            programs["kube-scheduler"],
-            f"--kubeconfig={clients['kube-scheduler']}",
-            "--leader-elect=false",
-            "--secure-port=0",
-            "--profiling=false",
-        ],
+        "kube-scheduler": [programs["kube-scheduler"], *scheduler_options(client=clients["kube-scheduler"])],
         "kubelet": [
             programs["kubelet"],
             f"--config={files.kubelet}",

@@ -28,6 +28,7 @@ class Operator:
     """An operator whose module has kustomizations.
 
     Attributes:
+        name: The family of its tools.
         module: Where its manifests are.
         folders: Kustomizations in the module, in the order in which they are applied.
         namespace: Where it runs.
@@ -35,6 +36,7 @@ class Operator:
         arguments: Given to them besides their own.
     """
 
+    name: str
     module: str
     folders: Sequence[str]
     namespace: str
@@ -44,12 +46,14 @@ class Operator:
 
 OPERATORS = (
     Operator(
+        name="kuberay",
         module="github.com/ray-project/kuberay/ray-operator",
         folders=["config/default"],
         namespace="ray-system",
         programs={"kuberay-operator": "ray-operator"},
     ),
     Operator(
+        name="metrics",
         module="sigs.k8s.io/metrics-server",
         folders=["manifests/base"],
         namespace="kube-system",
@@ -57,12 +61,14 @@ OPERATORS = (
         arguments=[f"--kubelet-certificate-authority={ACCOUNT_CA}"],
     ),
     Operator(
+        name="kwok",
         module="sigs.k8s.io/kwok",
         folders=["kustomize/kwok", "kustomize/stage/fast"],
         namespace="kube-system",
         programs={"kwok-controller": "kwok"},
     ),
     Operator(
+        name="keda",
         module="github.com/kedacore/keda/v2",
         folders=["config/minimal"],
         namespace="keda",
@@ -71,9 +77,10 @@ OPERATORS = (
 )
 
 
-def install(layout: Layout, *, load: Load, say: Callable[[str], None]) -> None:
-    """Install `OPERATORS` and wait until they are ready; harmless when they are."""
-    for operator in OPERATORS:
+def install(layout: Layout, *, wanted: Sequence[str], load: Load, say: Callable[[str], None]) -> None:
+    """Install those of `OPERATORS` that are wanted and wait until they are ready; harmless when they are."""
+    chosen = [operator for operator in OPERATORS if operator.name in wanted]
+    for operator in chosen:
         say(f"installing {', '.join(operator.programs.values())} ...")
         for tool in operator.programs.values():
             load(images.program(tool, say=say))
@@ -81,16 +88,14 @@ def install(layout: Layout, *, load: Load, say: Callable[[str], None]) -> None:
         for folder in operator.folders:
             apply(layout, rendered(operator, folder=folder, kubeconfig=layout.kubeconfig))
             manifests.await_kinds(layout.kubeconfig)  # what the next folder holds may be of them
-    for place in {operator.namespace for operator in OPERATORS}:
+    for place in {operator.namespace for operator in chosen}:
         await_deployments(layout, namespace=place)
 
 
 def rendered(operator: Operator, *, folder: str, kubeconfig: Path) -> list[Manifest]:
     """What one kustomization of an operator says, with our images and in our namespace."""
-    family = tools.TOOLS[next(iter(operator.programs.values()))].family
-    source = tools.module_folder(family, module=operator.module) / folder
-    text = manifests.kubectl(kubeconfig, ["kustomize", "--load-restrictor=LoadRestrictionsNone", str(source)])
-    found = [manifest for manifest in yaml.safe_load_all(text) if manifest]
+    source = tools.module_folder(operator.name, module=operator.module) / folder
+    found = manifests.built(source, kubeconfig=kubeconfig)
     for manifest in found:
         adapt(manifest, programs=operator.programs, arguments=operator.arguments)
         move(manifest, namespace=operator.namespace)

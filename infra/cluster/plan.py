@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -10,8 +10,17 @@ from typing import Literal, Self
 
 from vilam3.artifacts import write_json
 
-Level = Literal["api", "node", "full"]
-LEVELS: tuple[Level, ...] = ("api", "node", "full")
+Level = Literal["api", "simulated", "node", "full"]
+LEVELS: tuple[Level, ...] = ("api", "simulated", "node", "full")
+# What a cluster of a level can be used as. A pretended node runs no pod, and a real one is not a thousand.
+SERVES: Mapping[Level, tuple[Level, ...]] = {
+    "api": ("api",),
+    "simulated": ("api", "simulated"),
+    "node": ("api", "node"),
+    "full": ("api", "node", "full"),
+}
+WITHOUT_NODE: tuple[Level, ...] = ("api", "simulated")
+OPERATORS = ("kserve", "kuberay", "metrics", "kwok", "keda")  # of the level `full`, in the order of their installation
 LOOPBACK = "127.0.0.1"
 
 

@@ -1,10 +1,11 @@
 """What every provider of a cluster can do."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from infra.cluster.plan import Level
+from infra.cluster.plan import OPERATORS, Level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +23,8 @@ class Provider(Protocol):
     def kubeconfig(self) -> Path:
         """Where helm, kubectl and the tests find it."""
 
-    def up(self, level: Level) -> None:
-        """Bring the cluster up to `level`; harmless when it is there."""
+    def up(self, level: Level, *, operators: Sequence[str] = OPERATORS) -> None:
+        """Bring the cluster up to `level`, `full` with these operators; harmless when it is there."""
 
     def down(self) -> None:
         """Remove the cluster and everything that it left; harmless when there is none."""

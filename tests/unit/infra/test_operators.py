@@ -3,6 +3,7 @@
 from typing import Any
 
 from infra.cluster import images, operators, tools
+from infra.cluster.plan import OPERATORS
 
 
 def _deployment(*names: str) -> dict[str, Any]:
@@ -59,4 +60,9 @@ def test_accounts_move_with_their_operator_but_for_kube_systems() -> None:
 
 def test_every_operators_module_is_the_one_that_its_programs_are_built_from() -> None:
     for operator in operators.OPERATORS:
+        assert {tools.TOOLS[tool].family for tool in operator.programs.values()} == {operator.name}
         assert all(tools.TOOLS[tool].package.startswith(operator.module) for tool in operator.programs.values())
+
+
+def test_every_operator_that_can_be_asked_for_is_installed_by_somebody() -> None:
+    assert OPERATORS == ("kserve", *(operator.name for operator in operators.OPERATORS))
