@@ -20,20 +20,33 @@ limits:
   {{- end }}
 {{- end }}
 
-{{/* Where a pod may run: (list $ workload gpus); the workload's own selector and tolerations on top of the shared ones. */}}
+{{/*
+Where a pod may run: (list $ workload gpus priority); the workload's own selector and tolerations on top of the shared
+ones. Who serves is not left on a node that has gone silent for the five minutes that Kubernetes would wait.
+*/}}
 {{- define "vilam3.placement" -}}
 {{- $root := index . 0 }}{{- $own := index . 1 }}{{- $gpus := index . 2 -}}
 {{- $shared := ternary $root.Values.accelerator dict (gt (int $gpus) 0) -}}
+{{- $lost := ternary (include "vilam3.lost" $root | fromYamlArray) list (eq (index . 3) "serving") -}}
 {{- with mergeOverwrite (dict) (default dict $shared.nodeSelector) (default dict $own.nodeSelector) }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with concat (default list $shared.tolerations) (default list $own.tolerations) }}
+{{- with concat (default list $shared.tolerations) (default list $own.tolerations) $lost }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $shared.runtimeClassName }}
 runtimeClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "vilam3.lost" -}}
+{{- range list "not-ready" "unreachable" }}
+- key: node.kubernetes.io/{{ . }}
+  operator: Exists
+  effect: NoExecute
+  tolerationSeconds: {{ $.Values.serving.nodeLostSeconds }}
 {{- end }}
 {{- end }}
 

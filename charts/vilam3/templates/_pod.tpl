@@ -59,7 +59,7 @@ terminationGracePeriodSeconds: {{ include "vilam3.grace" $root }}
 {{- include "vilam3.priority" (list $root .) }}
 {{- end }}
 {{- include "vilam3.image.secrets" $root }}
-{{- include "vilam3.placement" (list $root (default dict $pod.workload) (default 0 $pod.gpus)) }}
+{{- include "vilam3.placement" (list $root (default dict $pod.workload) (default 0 $pod.gpus) (default "" $pod.priority)) }}
 {{- end }}
 
 {{/* How long a pod may take to end: the longest answer, after the endpoints have forgotten it. */}}
