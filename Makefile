@@ -20,6 +20,7 @@ OPS_ROLES := imaging pipelines endpoint tracking database
 GPU_ROLES := train serve pipelines
 ACCELERATOR_ONLY := cuda-bindings cuda-pathfinder cuda-toolkit triton nvidia-cuda-nvrtc nvidia-nvtx nvidia-nvjitlink \
 	$(patsubst %,nvidia-%,cublas cudnn-cu13 cufft curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvshmem-cu13)
+STORAGE_INITIALIZER := infra/images/storage-initializer
 AREAS ?=
 CHART := charts/vilam3
 RECIPE ?= pipelines/recipes/tiny.toml
@@ -139,6 +140,7 @@ verify: setup docs charts ## Regenerate what is generated and fail if it differs
 lock: $(filter-out uv,$(UV)) ## Resolve the dependencies again, keeping today's versions where they still fit
 	@$(UV) $(COMPILE) requirements/uv.in -o requirements/uv.txt
 	@$(UV) $(COMPILE) pyproject.toml --all-extras -o requirements/dev.txt
+	@$(UV) $(COMPILE) $(STORAGE_INITIALIZER)/requirements.in -o $(STORAGE_INITIALIZER)/requirements.txt
 	@$(UV) $(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
 	@$(UV) $(COMPILE) pyproject.toml $(OPS_ROLES:%=--extra %) -c requirements/dev.txt -o requirements/ops.txt
 	@$(UV) $(COMPILE) pyproject.toml $(GPU_ROLES:%=--extra %) -c requirements/dev.txt -o requirements/gpu.txt

@@ -1,6 +1,7 @@
 """The node's container runtime, spoken to from outside of the node's namespaces."""
 
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -8,11 +9,14 @@ from pathlib import Path
 from typing import IO
 
 from infra.cluster.node_files import SOCKET
-from vilam3.errors import ClusterError, NotFoundError
+from vilam3.errors import ClusterError, NotFoundError, PrerequisiteError
 
 NAMESPACE = "k8s.io"  # containerd's, in which the kubelet looks for images
 READY_TIMEOUT_S = 120.0
 POLL_S = 0.5
+NEEDED_BY_SIZE = 2
+SPARE_BYTES = 2 << 30  # with less the kubelet would take pods away
+GIGABYTE = 1e9
 
 
 def load(archive: Path, *, inside: int) -> list[str]:
@@ -34,6 +38,28 @@ def load(archive: Path, *, inside: int) -> list[str]:
     if ran.returncode:
         raise ClusterError(f"image archive {archive}: containerd does not take it: {ran.stderr.strip()}")
     return re.findall(r"^unpacking (\S+)", ran.stdout, re.MULTILINE)
+
+
+def digests(*, inside: int) -> dict[str, str]:
+    """Names of the images that the node has, each with the digest of its manifest."""
+    _wait_until_ready(inside)
+    rows = _ctr(["images", "list"], inside=inside).stdout.splitlines()[1:]
+    return {row.split()[0]: row.split()[2] for row in rows}
+
+
+def check_room(archive: Path, *, folder: Path) -> None:
+    """Refuse an archive that would fill the disk: the node keeps its layers packed and unpacked.
+
+    Raises:
+        PrerequisiteError: There is too little room on the disk of `folder`, where the node keeps them.
+    """
+    needed = NEEDED_BY_SIZE * archive.stat().st_size + SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise PrerequisiteError(
+            f"image archive {archive}: the node needs {needed / GIGABYTE:.1f} GB for it and {folder} has "
+            f"{free / GIGABYTE:.1f} GB free; free some, or bring the cluster up elsewhere with --root"
+        )
 
 
 def _wait_until_ready(inside: int) -> None:

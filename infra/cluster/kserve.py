@@ -14,6 +14,7 @@ from infra.cluster.certificates import Authority, Pair
 from infra.cluster.control_plane import DOMAIN
 from infra.cluster.layout import Layout
 from infra.cluster.operators import Load, Manifest
+from infra.images.catalogue import find
 from vilam3.errors import ClusterError
 
 VALUES = Path(__file__).parent / "config" / "kserve-values.yaml"
@@ -24,6 +25,7 @@ PROGRAMS = ("kserve-manager", "kserve-router", "kserve-agent")
 WEBHOOKS = f"kserve-webhook-server-service.{NAMESPACE}.svc"
 SECRET = "kserve-webhook-server-cert"  # noqa: S105 - a name
 FOREIGN_GROUPS = ("cert-manager.io",)
+STORAGE_INITIALIZER = "storage-initializer"  # an image of infra/images; who uses it loads it
 CONFIGURATION = "inferenceservice-config"
 PROPAGATED = (
     "Authorization",
@@ -56,6 +58,7 @@ def _chart(layout: Layout) -> Iterable[Manifest]:
     names = {tool: images.name(f"kserve-{tool}").rpartition(":")[0] for tool in ("agent", "router", "manager")}
     values = {tool.upper(): reference for tool, reference in names.items()}
     template = string.Template(VALUES.read_text("utf-8"))
+    values["STORAGE"], _, values["STORAGE_TAG"] = find(STORAGE_INITIALIZER).name().rpartition(":")
     text = template.substitute(values, VERSION=tools.version("kserve-manager"), DOMAIN=DOMAIN)
     chart = tools.module_folder("kserve", module=MODULE) / CHART
     command = [str(tools.path("helm")), "template", NAMESPACE, str(chart), f"--namespace={NAMESPACE}", "--values=-"]

@@ -86,13 +86,23 @@ class Local:
         """
         if self._supervisor() is None or Plan.read(self.layout.plan).addresses.slot < 0:
             raise UserError("load-image: no node is up that could hold images; make cluster-up LEVEL=node")
+        if archive.is_file():
+            containers.check_room(archive, folder=self.layout.data)
         return self.load(archive)
 
     def load(self, archive: Path) -> list[str]:
         """Import an archive into the node that is up."""
+        return containers.load(archive, inside=self._inside())
+
+    def image_digests(self) -> dict[str, str]:
+        """Names of the images that the node has, each with the digest of its manifest."""
+        return containers.digests(inside=self._inside())
+
+    def _inside(self) -> int:
+        """A process of the node that is up."""
         supervisor = self._supervisor()
         assert supervisor is not None
-        return containers.load(archive, inside=descendants(supervisor)[0].pid)
+        return descendants(supervisor)[0].pid
 
     def _start(self, level: Level) -> None:
         self.layout.create()

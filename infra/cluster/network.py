@@ -24,7 +24,7 @@ def create() -> Addresses:
     """
     for slot in range(SLOTS):
         addresses = Addresses.of_slot(slot)
-        if not (NAMESPACES / addresses.name).exists() and not (INTERFACES / addresses.name).exists():
+        if not (INTERFACES / addresses.name).exists() and _claimed(addresses.name):
             for command in commands(addresses):
                 _ip(command)
             return addresses
@@ -32,11 +32,10 @@ def create() -> Addresses:
 
 
 def commands(addresses: Addresses) -> list[list[str]]:
-    """The arguments of ``ip`` that make the network."""
+    """The arguments of ``ip`` that furnish the namespace."""
     name = addresses.name
     inside = ["-n", name]
     return [
-        ["netns", "add", name],
         ["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name],
         ["address", "add", f"{addresses.host}/{PREFIX_LENGTH}", "dev", name],
         ["link", "set", name, "up"],
@@ -47,6 +46,19 @@ def commands(addresses: Addresses) -> list[list[str]]:
         ["route", "add", addresses.pods, "via", addresses.node, "dev", name],
         ["route", "add", addresses.services, "via", addresses.node, "dev", name],
     ]
+
+
+def _claimed(name: str) -> bool:
+    """Make the namespace; of several clusters that come up at once, one gets each name."""
+    if (NAMESPACES / name).exists():
+        return False
+    try:
+        _ip(["netns", "add", name])
+    except ClusterError:
+        if (NAMESPACES / name).exists():
+            return False
+        raise
+    return True
 
 
 def names() -> list[str]:

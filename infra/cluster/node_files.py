@@ -17,6 +17,7 @@ TEMPLATE = Path(__file__).parent / "config" / "containerd.toml"
 SOCKET = "/run/containerd/containerd.sock"  # in the node's own /run
 PAUSE_IMAGE = "docker.io/vilam3/pause:1"
 MAX_PODS = 110
+LEAST_DISK = "1Gi"  # below it the kubelet takes pods away
 POD_MTU = 1500
 RESERVED = {"cpu": "100m", "memory": "256Mi"}
 
@@ -122,7 +123,7 @@ def kubelet(layout: Layout, *, addresses: Addresses) -> dict[str, Any]:
         "resolvConf": str(layout.config / "resolv.conf"),
         "volumePluginDir": str(layout.data / "volume-plugins"),
         "imageGCHighThresholdPercent": 100,  # an image that is collected cannot be pulled again
-        "evictionHard": {"memory.available": "200Mi", "nodefs.available": "2%", "imagefs.available": "2%"},
+        "evictionHard": {"memory.available": "200Mi", "nodefs.available": LEAST_DISK, "imagefs.available": LEAST_DISK},
         "oomScoreAdj": 0,  # less takes a right that a container may lack
         "nodeStatusUpdateFrequency": "5s",
     }

@@ -10,6 +10,7 @@ from vilam3 import __version__
 from vilam3.errors import NotFoundError
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = Path(__file__).parent  # of images with a Dockerfile of their own
 REGISTRY = "docker.io/vilam3"  # what the test cluster calls them; nothing is pulled from there
 KEY_LETTERS = 16
 
@@ -68,7 +69,8 @@ IMAGES = {
         Image(role="ops", folder=ROOT, has_environment=True),
         Image(role="cpu", folder=ROOT, has_environment=True),
         Image(role="gpu", folder=ROOT, has_environment=True),
-        Image(role="postgresql", folder=ROOT / "infra" / "images" / "postgresql", has_environment=False),
+        Image(role="postgresql", folder=FOLDERS / "postgresql", has_environment=False),
+        Image(role="storage-initializer", folder=FOLDERS / "storage-initializer", has_environment=False),
     )
 }
 

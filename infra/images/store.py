@@ -35,6 +35,10 @@ class Store:
         """Whether the image is kept here."""
         return any(_name(descriptor) == name for descriptor in self._manifests())
 
+    def digest(self, name: str) -> str:
+        """Of its manifest, by which a node that has the image knows it too."""
+        return str(self._find(name)["digest"])
+
     def size_bytes(self, name: str) -> int:
         """Of all layers, uncompressed."""
         return sum(int(layer["size"]) for layer in self._read(self._find(name))["layers"])
