@@ -14,9 +14,11 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from infra.took import Took, measured
+from vilam3.artifacts import write_json
 from vilam3.errors import ClusterError, NotFoundError, PrerequisiteError
 
 INFRA = Path(__file__).parents[1]
@@ -93,16 +95,32 @@ def path(name: str, *, say: Callable[[str], None] = lambda _: None) -> Path:
     """
     if name not in TOOLS:
         raise NotFoundError(f"tool {name}: not among {', '.join(sorted(TOOLS))}")
-    tool = TOOLS[name]
-    built = cache() / "tools" / key(tool.family, go_version=go_version()) / "bin"
-    program = built / name
+    tool, program = TOOLS[name], _place(name)
     if not program.exists():
-        built.mkdir(parents=True, exist_ok=True)
-        with _lock(built / ".lock"):
+        program.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(program.parent / ".lock"):
             if not program.exists():
                 say(f"building {name} from infra/{folder(tool.family).relative_to(INFRA)} ...")
                 _build(tool, out=program)
     return program
+
+
+def took(name: str) -> Took | None:
+    """How long the build of a program took that lies in the cache; None where that was not noted.
+
+    Whatever the compiler had kept of earlier builds was not compiled again.
+    """
+    note = _note(_place(name))
+    return Took(**json.loads(note.read_text("utf-8"))) if note.exists() else None
+
+
+def is_built(name: str) -> bool:
+    """Whether a program lies in the cache."""
+    return _place(name).exists()
+
+
+def _place(name: str) -> Path:
+    return cache() / "tools" / key(TOOLS[name].family, go_version=go_version()) / "bin" / name
 
 
 def cache() -> Path:
@@ -170,8 +188,14 @@ def go_version() -> str:
 def _build(tool: Tool, *, out: Path) -> None:
     part = out.with_name(f".{out.name}.part")
     flags = " ".join(link_flags(tool.family))
-    _go("build", *FLAGS, f"-ldflags={flags}", "-o", str(part), tool.package, family=tool.family)
+    with measured() as took:
+        _go("build", *FLAGS, f"-ldflags={flags}", "-o", str(part), tool.package, family=tool.family)
+    write_json(_note(out), asdict(took))
     part.replace(out)
+
+
+def _note(program: Path) -> Path:
+    return program.with_name(f"{program.name}.took.json")
 
 
 def _go(*arguments: str, family: str = "") -> str:

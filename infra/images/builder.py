@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -12,6 +11,7 @@ from infra.cluster.tools import cache
 from infra.images import buildah, debian
 from infra.images.catalogue import Image
 from infra.images.store import Store
+from infra.took import measured
 from vilam3.errors import ClusterError, PrerequisiteError
 
 Engine = Literal["docker", "buildah"]
@@ -110,9 +110,7 @@ def _kept(name: str) -> bool:
 
 @contextmanager
 def _timed(name: str) -> Iterator[None]:
-    """Note how long `name` took; its children's processor time too, since a wall clock also measures the neighbours."""
-    began, used = time.monotonic(), os.times()
-    yield
-    now = os.times()
-    cpu_s = now.children_user + now.children_system - used.children_user - used.children_system
-    store().note(name, wall_s=time.monotonic() - began, cpu_s=cpu_s)
+    """Note how long `name` took."""
+    with measured() as took:
+        yield
+    store().note(name, wall_s=took.wall_s, cpu_s=took.cpu_s)

@@ -21,13 +21,18 @@ import httpx
 from infra.cluster import images, manifests
 from infra.images.catalogue import REGISTRY, find
 from tests.chart import CHART, RELEASE, helm, values_file
+from tests.cluster.kserve.trained import Trained
 
 HERE = Path(__file__).parent
 NAMESPACE = "vilam3-smoke"  # where ci/cpu-smoke-values.yaml looks for its store
 PARTS = ("orchestrator", "vlm", "vista3d", "brats", "cxr")
+ROLES = ("ops", "cpu", "storage-initializer")
+TOOLS = ("versitygw",)
 READY_S = 1800
 POLL_S = 1.0
-BUCKETS = ("vilam3-studies",)
+# Another version of the model, and new pods of the orchestrator too.
+UPGRADE = {"vlm": {"model": "s3://vilam3/models/another"}, "orchestrator": {"resources": {"memory": "800Mi"}}}
+STUDIES, WEIGHTS = "vilam3-studies", "vilam3"  # buckets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +67,25 @@ class Platform:
         given = [f"--values={values_file('cpu-smoke')}", f"--values={HERE / 'smoke.yaml'}", "--values=-"]
         self.helm("upgrade", "--install", RELEASE, str(CHART), "--timeout=20m", *given, stdin=json.dumps(changes or {}))
 
-    def surround(self, weights: Mapping[str, Path]) -> None:
-        """Make what an installation finds in its namespace; `weights` are the folders of the claim by name."""
+    @contextmanager
+    def surrounded(self, weights: Trained, *, another: Path) -> Iterator[None]:
+        """Make what an installation finds in its namespace, and leave neither afterwards.
+
+        Args:
+            weights: What is served, from the store and from a claim, as smoke.yaml says.
+            another: Another checkpoint in the store, to upgrade to.
+        """
+        self.kubectl("create", "namespace", NAMESPACE)
+        try:
+            self._apply_surroundings()
+            self._fill_claim({"experts": weights.experts})
+            self._fill_store({"models/tiny": weights.model, "models/another": another, "experts": weights.experts})
+            yield
+        finally:
+            self.helm("uninstall", RELEASE, "--ignore-not-found")
+            self.kubectl("delete", "namespace", NAMESPACE, "--wait", "--timeout=900s")
+
+    def _apply_surroundings(self) -> None:
         told = {
             "ACCESS_KEY": "smoke",
             "SECRET_KEY": self.store_key,
@@ -73,30 +95,30 @@ class Platform:
             "OPS_IMAGE": find("ops").name(REGISTRY),
         }
         text = string.Template((HERE / "surroundings.yaml").read_text("utf-8")).substitute(told)
-        self.kubectl("create", "namespace", NAMESPACE)
         self.kubectl("apply", "--filename=-", stdin=text)
         wait = f"--timeout={READY_S}s"
         self.kubectl("wait", "--for=condition=Available", wait, "deployment/s3")
         self.kubectl("wait", "--for=condition=Ready", wait, "pod/loader")
-        self._fill(weights)
-        self._make_buckets()
 
-    def _fill(self, weights: Mapping[str, Path]) -> None:
+    def _fill_claim(self, folders: Mapping[str, Path]) -> None:
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w", dereference=True) as archive:
-            for name, folder in weights.items():
+            for name, folder in folders.items():
                 archive.add(folder.resolve(), arcname=name)
         unpack = ["sh", "-c", "base64 --decode | tar --extract --no-same-owner --directory=/weights"]
         text = base64.b64encode(packed.getvalue()).decode("ascii")
         self.kubectl("exec", "-i", "loader", "--", *unpack, stdin=text)
         self.kubectl("delete", "pod", "loader", "--wait=true")
 
-    def _make_buckets(self) -> None:
+    def _fill_store(self, folders: Mapping[str, Path]) -> None:
         url = f"http://{self.address('s3')}:7070"
         keys = {"aws_access_key_id": "smoke", "aws_secret_access_key": self.store_key}
         store = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
-        for bucket in BUCKETS:
+        for bucket in (STUDIES, WEIGHTS):
             store.create_bucket(Bucket=bucket)
+        for name, folder in folders.items():
+            for file in sorted(path for path in folder.resolve().rglob("*") if path.is_file()):
+                store.upload_file(str(file), WEIGHTS, f"{name}/{file.relative_to(folder.resolve())}")
 
     def await_ready(self) -> None:
         """Wait until every service and the graph are ready; KServe calls a graph ready before its pods are."""

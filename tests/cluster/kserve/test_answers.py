@@ -9,12 +9,11 @@ import httpx
 import nibabel as nib
 import numpy as np
 import pytest
-from pydicom.data import get_testdata_file
 
 from tests.cluster.kserve.platform import Platform
+from tests.cluster.kserve.trained import QUESTION, Trained, scan
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]
-QUESTION = "Is there a hepatic tumor?"
 EXPERT = "vista3d"
 LARGE = (224, 224, 160)  # voxels that take seconds
 
@@ -25,13 +24,6 @@ def caller(platform: Platform) -> Iterator[httpx.Client]:
         yield made
 
 
-@pytest.fixture
-def expected(demo: Path) -> dict[str, Any]:
-    """What the demo's one process answered to the same question about the same image."""
-    told: dict[str, Any] = json.loads((demo / "answers" / "ct" / "answer.json").read_text("utf-8"))
-    return told
-
-
 def _upload(caller: httpx.Client, platform: Platform, image: Path) -> dict[str, Any]:
     with image.open("rb") as file:
         response = caller.post(
@@ -40,10 +32,6 @@ def _upload(caller: httpx.Client, platform: Platform, image: Path) -> dict[str, 
     assert response.is_success, response.text
     told: dict[str, Any] = response.json()
     return told
-
-
-def _scan() -> Path:
-    return Path(str(get_testdata_file("CT_small.dcm", download=False)))
 
 
 def _question(study: dict[str, Any], **extras: object) -> dict[str, Any]:
@@ -75,22 +63,22 @@ def _found(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_streamed_answer_of_the_orchestrator_has_the_experts_finding(
-    platform: Platform, caller: httpx.Client, expected: dict[str, Any]
+    platform: Platform, caller: httpx.Client, weights: Trained
 ) -> None:
-    *earlier, answer = _events(caller, platform, _question(_upload(caller, platform, _scan()), stream=True))
+    *earlier, answer = _events(caller, platform, _question(_upload(caller, platform, scan()), stream=True))
     assert {"expert.started", "expert.finished"} <= {event["event"] for event in earlier}
-    assert _found(answer) == _found(expected)
+    assert _found(answer) == _found(weights.answer)
     overlay = caller.get(platform.orchestrator + answer["expert_calls"][0]["overlay_url"])
     assert overlay.content.startswith(b"\x89PNG")
 
 
 def test_an_answer_through_the_graphs_router_has_the_experts_finding(
-    platform: Platform, caller: httpx.Client, expected: dict[str, Any]
+    platform: Platform, caller: httpx.Client, weights: Trained
 ) -> None:
-    study = _upload(caller, platform, _scan())
+    study = _upload(caller, platform, scan())
     response = caller.post(platform.graph, json=_question(study))
     assert response.status_code == httpx.codes.OK, response.text
-    assert _found(response.json()) == _found(expected)
+    assert _found(response.json()) == _found(weights.answer)
 
 
 def test_nobody_asks_without_a_key(platform: Platform) -> None:

@@ -1,21 +1,17 @@
 """What callers notice of an upgrade and of a rollback, and what an uninstallation leaves."""
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-import httpx
 import pytest
 
 from tests.chart import RELEASE
-from tests.cluster.kserve.platform import Platform
+from tests.cluster.kserve.load import HELLO, PER_SECOND, asked_meanwhile
+from tests.cluster.kserve.platform import UPGRADE, Platform
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]
-CALLERS = 3
+AROUND_S = 10
+MOST_LATE_S = 5.0  # the generator shares two cores with everything that it asks
 KINDS = (
     "inferenceservice",
     "inferencegraph",
@@ -28,60 +24,27 @@ KINDS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """Callers that ask one question after another, and what came of it."""
-
-    answered: list[float] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def _asked_meanwhile(platform: Platform) -> Iterator[Load]:
-    load, over = Load(), threading.Event()
-    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "experts": False}
-
-    def ask() -> None:
-        with platform.client() as caller:
-            while not over.is_set():
-                try:
-                    response = caller.post(f"{platform.orchestrator}/v1/chat/completions", json=body)
-                except httpx.HTTPError as error:
-                    load.lost.append(repr(error))
-                    continue
-                if response.is_success:
-                    load.answered.append(time.monotonic())
-                else:
-                    load.lost.append(f"{response.status_code} {response.text}")
-
-    with ThreadPoolExecutor(CALLERS) as pool:
-        futures = [pool.submit(ask) for _ in range(CALLERS)]
-        try:
-            yield load
-        finally:
-            over.set()
-        for future in futures:
-            future.result()
-
-
 def _served(platform: Platform) -> str:
     """Digest of the weights that answer."""
     with platform.client() as caller:
-        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1, "experts": False}
-        told = caller.post(f"{platform.orchestrator}/v1/chat/completions", json=body).json()
+        told = caller.post(f"{platform.orchestrator}/v1/chat/completions", json=HELLO).json()
     return str(told["provenance"]["model_digest"])
 
 
 def test_a_rolling_upgrade_under_load_loses_nothing_and_a_rollback_brings_the_old_version(platform: Platform) -> None:
+    """Model and orchestrator are replaced while 20 requests a second arrive, whatever became of those before them."""
     before = _served(platform)
-    with _asked_meanwhile(platform) as load:
-        platform.apply({"vlm": {"model": "pvc://weights/another"}, "orchestrator": {"resources": {"memory": "800Mi"}}})
+    with asked_meanwhile(platform.orchestrator, key=platform.caller_key) as load:
+        time.sleep(AROUND_S)
+        platform.apply(UPGRADE)
         platform.await_ready()
-        upgraded = time.monotonic()
-        time.sleep(10)
+        upgraded_s = load.elapsed_s()
         after = _served(platform)
+        time.sleep(AROUND_S)
     assert load.lost == []
-    assert min(load.answered) < upgraded < max(load.answered)
+    assert len(load.requests) == pytest.approx(PER_SECOND * load.seconds, rel=0.02)
+    assert load.lateness_s < MOST_LATE_S
+    assert load.seconds > upgraded_s > AROUND_S
     assert after != before
     platform.helm("rollback", RELEASE)
     platform.await_ready()
