@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Local:
         return self.layout.kubeconfig
 
     def up(self, level: Level, *, operators: Sequence[str] = OPERATORS) -> None:
-        """Bring the cluster up to `level`.
+        """Bring the cluster up to `level`; one with a node gets the operators that it lacks.
 
         Raises:
             UserError: A cluster of another level is up, which cannot be used as one of this.
@@ -54,9 +54,7 @@ class Local:
             if self._supervisor() is None:
                 self._remove()
                 self._start(level)
-            plan = Plan.read(self.layout.plan)
-            if level not in SERVES[plan.level]:
-                raise UserError(f"a cluster of level {plan.level} is up; end it first: make cluster-down")
+            plan = self._raised(Plan.read(self.layout.plan), level=level)
             self._wait_until_answering(plan)
             manifests.apply_custom_resources(self.kubeconfig, say=self.say)
             if plan.addresses.slot >= 0:
@@ -103,6 +101,15 @@ class Local:
         supervisor = self._supervisor()
         assert supervisor is not None
         return descendants(supervisor)[0].pid
+
+    def _raised(self, plan: Plan, *, level: Level) -> Plan:
+        if level in SERVES[plan.level]:
+            return plan
+        if (plan.level, level) != ("node", "full"):
+            raise UserError(f"a cluster of level {plan.level} is up; end it first: make cluster-down")
+        higher = replace(plan, level=level)
+        higher.write(self.layout.plan)
+        return higher
 
     def _start(self, level: Level) -> None:
         self.layout.create()
