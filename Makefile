@@ -98,21 +98,23 @@ cluster-status: setup ## Say what of it runs
 load-image: setup ## Import image archives into its node (ARCHIVES="a.tar b.tar")
 	@$(CLUSTER) load-image $(ARCHIVES)
 
-.PHONY: test-cluster-cluster
-test-cluster-cluster: setup ## Test that it comes up, works, and leaves nothing
-	@$(BIN)/python -m pytest -q tests/cluster/cluster
+.PHONY: test-cluster
+test-cluster: setup ## Test on real clusters what a change must not break: api, node, kserve, ray, scale; one of them: test-cluster-api
+	@$(BIN)/python -m tests.cluster api node kserve ray scale
 
-.PHONY: test-cluster-api
-test-cluster-api: setup ## Test the chart on a real API server: install, upgrade, roll back, uninstall
-	@$(BIN)/python -m pytest -q -rs tests/cluster/api
+.PHONY: test-cluster-full
+test-cluster-full: setup ## The same, and what takes longer: autoscale, all operators, kfp
+	@$(BIN)/python -m tests.cluster
 
-.PHONY: test-cluster-kserve
-test-cluster-kserve: setup ## Test the chart with real KServe: questions to real pods, upgrade, roll back (after make demo)
-	@$(BIN)/python -m pytest -q -rs tests/cluster/kserve
+CLUSTER_TIERS := api node kserve ray scale autoscale operators kfp
 
-.PHONY: test-cluster-scale
-test-cluster-scale: setup ## Test placement and API load on a thousand pretended nodes (draws runs/scale/scale.html)
-	@$(BIN)/python -m pytest -q -s -rs tests/cluster/scale
+.PHONY: $(CLUSTER_TIERS:%=test-cluster-%)
+$(CLUSTER_TIERS:%=test-cluster-%): test-cluster-%: setup
+	@$(BIN)/python -m tests.cluster $*
+
+.PHONY: bench-cluster
+bench-cluster: setup ## Measure the chart on a cluster and write bench/results/cluster.json (long)
+	@$(BIN)/python -m bench cluster
 
 ##@ What is generated
 

@@ -65,4 +65,4 @@ def test_every_operators_module_is_the_one_that_its_programs_are_built_from() ->
 
 
 def test_every_operator_that_can_be_asked_for_is_installed_by_somebody() -> None:
-    assert OPERATORS == ("kserve", *(operator.name for operator in operators.OPERATORS))
+    assert ("kserve", *(operator.name for operator in operators.OPERATORS)) == OPERATORS

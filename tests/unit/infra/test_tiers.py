@@ -1,0 +1,50 @@
+"""What a tier's outcome is called, and that the Makefile knows every tier of clusters."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests import tiers
+from tests.cluster.__main__ import ABSENT, TIERS, main
+
+ROOT = Path(__file__).parents[3]
+SKIPPING = (
+    "import pytest\n\n@pytest.mark.parametrize('n', [1, 2])\ndef test_it(n):\n    pytest.skip('SKIPPED: no node')\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "detail"),
+    [
+        ("def test_it(): pass", "passed", r"1 passed in \S+s"),
+        ("def test_it(): assert False", "FAILED", r"1 failed in \S+s"),
+        (SKIPPING, "SKIPPED", "no node"),
+        (f"{SKIPPING}\ndef test_other(): pass", "passed", r"1 passed, 2 skipped in \S+s; no node"),
+        ("", "SKIPPED", "every test was deselected here"),
+    ],
+    ids=["passes", "fails", "skips", "skips in part", "has none"],
+)
+def test_only_what_ran_is_called_passed(
+    text: str, state: str, detail: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "test_it.py").write_text(text)
+    result = tiers.run("one", ["-rs", f"--rootdir={tmp_path}", str(tmp_path)])
+    assert result.state == state
+    assert re.fullmatch(detail, result.detail)
+    assert capsys.readouterr().out.startswith("\n== one\n")
+
+
+def test_a_tier_that_cannot_run_says_why_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kfp"]) == 0
+    assert f"SKIPPED        0  {ABSENT['kfp']}" in capsys.readouterr().out
+
+
+def test_an_unknown_tier_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["kserv"]) == 2
+    assert "no tier kserv; there are api, node, kserve" in capsys.readouterr().err
+
+
+def test_the_makefile_has_a_target_for_every_tier() -> None:
+    (named,) = re.findall(r"^CLUSTER_TIERS := (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert named.split() == list(TIERS)
