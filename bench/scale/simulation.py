@@ -46,7 +46,7 @@ class Simulation:
     def processes(self) -> dict[str, int]:
         """The cluster's programs and their process numbers."""
         states = json.loads(self.layout.processes.read_text("utf-8"))["processes"]
-        return {state["name"]: int(state["pid"]) for state in states}
+        return {state["name"]: int(state["pid"]) for state in states if state["pid"]}
 
     def install(self, *, workers: int) -> None:
         """Install the chart with a training cluster of so many workers of eight accelerators."""

@@ -41,6 +41,7 @@ def _options(layout: Layout) -> dict[str, list[str]]:
         "kwok": [f"--kubeconfig={client}", f"--config={_configuration(layout)}"],
         "ray-operator": [
             f"--kubeconfig={client}",
+            "--enable-leader-election=false",
             f"--metrics-addr={LOOPBACK}:{metrics}",
             f"--health-probe-bind-address={LOOPBACK}:{probe}",
         ],

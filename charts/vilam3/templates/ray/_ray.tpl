@@ -1,6 +1,6 @@
 {{/* What the pods of a Ray cluster share. KubeRay replaces the command of the container by `ray start`. */}}
 
-{{/* Pod template: (list $ dict) with keys part, workload, gpus, resources, priority, volumes, mounts, init, env. */}}
+{{/* Pod template: (list $ dict) with keys part, workload, gpus, resources, priority, volumes, mounts, init, env, isHead, serves. */}}
 {{- define "vilam3.ray.template" -}}
 {{- $root := first . }}{{- $pod := last . -}}
 metadata:
@@ -35,6 +35,7 @@ spec:
         {{- include "vilam3.resources" (list $root $pod.resources $pod.gpus) | nindent 8 }}
       securityContext:
         {{- include "vilam3.container.security" $root | nindent 8 }}
+      {{- include "vilam3.ray.probes" $pod | nindent 6 }}
       lifecycle:
         {{- include "vilam3.lifecycle" $root | nindent 8 }}
       volumeMounts:
@@ -49,6 +50,30 @@ spec:
     {{- with $pod.volumes }}
     {{- . | nindent 4 }}
     {{- end }}
+{{- end }}
+
+{{/*
+The operator would add probes of its own, which call wget in the container; these ask the same addresses from outside. Who
+serves is ready when the proxy on its node is, the head when it holds the cluster together.
+*/}}
+{{- define "vilam3.ray.probes" -}}
+livenessProbe:
+  httpGet: {path: /api/local_raylet_healthz, port: 52365}
+  initialDelaySeconds: 30
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 120
+readinessProbe:
+  {{- if .isHead }}
+  httpGet: {path: /api/gcs_healthz, port: 8265}
+  {{- else if .serves }}
+  httpGet: {path: /-/healthz, port: 8000}
+  {{- else }}
+  httpGet: {path: /api/local_raylet_healthz, port: 52365}
+  {{- end }}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: {{ ternary 1 10 (default false .serves) }}
 {{- end }}
 
 {{/* The version that the compute image holds. */}}

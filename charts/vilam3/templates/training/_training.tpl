@@ -11,7 +11,7 @@ headGroupSpec:
     dashboard-host: 0.0.0.0
     num-cpus: "0"
   template:
-    {{- $head := dict "workload" dict "gpus" 0 "resources" .Values.ray.head }}
+    {{- $head := dict "isHead" true "workload" dict "gpus" 0 "resources" .Values.ray.head }}
     {{- include "vilam3.ray.template" (list . (merge $head $shared)) | nindent 4 }}
 workerGroupSpecs:
   - groupName: trainers
