@@ -19,8 +19,8 @@ SHOWN = ("kube-apiserver", "kube-scheduler", "kube-controller-manager", "etcd", 
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "vilam3", "font.size": 9, "axes.grid": True, "grid.linewidth": 0.4}
 SMOOTHED = 5  # samples
 TRUTH = (
-    "No accelerator and no container was at work: API server, scheduler, controllers and KubeRay's operator are real, the"
-    " nodes and what runs on them are pretended by KWOK. This shows scheduling and the load of the API, nothing else."
+    "No accelerator and no container was at work: API server, scheduler, controllers and KubeRay's operator are real,"
+    " the nodes and what runs on them are pretended by KWOK. It shows scheduling and the load of the API, nothing else."
 )
 
 
@@ -77,7 +77,7 @@ def picture(measured: Measured) -> str:
         stream = io.StringIO()
         figure.savefig(stream, format="svg")
         plt.close(figure)
-    return stream.getvalue().partition("?>")[2].partition('dtd">')[2]
+    return stream.getvalue()[stream.getvalue().index("<svg") :]
 
 
 def _cores(taken: Sequence[Sample]) -> tuple[list[float], list[float]]:

@@ -13,7 +13,6 @@ from bench.scale import nodes
 from bench.scale.measured import Measured, Placement
 from bench.scale.observed import Pod, Pods, Sample, followed, sampled, taken_by
 from bench.scale.simulation import EXPERT, NAMESPACE, RELEASE, Simulation, brought_up
-from infra.cluster.simulated import MANAGED
 
 EXPERTS = 200
 GANG_WORKERS = 64
@@ -80,9 +79,14 @@ class Experiment:
     def _add_nodes(self) -> float:
         self._mark("nodes are made")
         began = time.monotonic()
-        self._simulation.create(nodes.manifests())
-        self._simulation.kubectl("wait", "--for=condition=Ready", f"--timeout={TIMEOUT_S:.0f}s", "nodes", "--all")
+        made = nodes.manifests()
+        self._simulation.create(made)
+        self._pods.wait_for(lambda: self._ready_nodes() == len(made), what="the nodes", timeout_s=TIMEOUT_S)
         return time.monotonic() - began
+
+    def _ready_nodes(self) -> int:
+        ready = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status} {end}'
+        return self._simulation.kubectl("get", "nodes", f"--output=jsonpath={ready}").split().count("True")
 
     def _rest(self) -> float:
         """Cores that the API server takes while nothing happens but heartbeats."""
@@ -125,7 +129,7 @@ class Experiment:
         lost = chance.sample(gang, LOST_NODES // 2) + chance.sample(others, LOST_NODES // 2)
         victims = [pod for pod in self._pods.living() if pod.node in lost]
         began = time.monotonic()
-        self._simulation.kubectl("annotate", "node", *lost, f"{MANAGED[0]}-")
+        self._simulation.silence(lost)
         replaced = {prefix: self._replaced(victims, prefix=prefix, since=began) for prefix in (EXPERT_PODS, GANG_POD)}
         self._mark("replaced")
         return lost, dict(Counter(_owner(pod) for pod in victims)), replaced

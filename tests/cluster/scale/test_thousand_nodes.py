@@ -54,7 +54,7 @@ def test_every_expert_and_the_whole_gang_get_a_node(measured: Measured) -> None:
 def test_no_accelerator_is_given_twice(measured: Measured) -> None:
     """A worker of the gang has all of its node; experts have the rest."""
     given = Counter(_placed(measured, EXPERT_PODS))
-    given.update({node: nodes.ACCELERATORS for node in _placed(measured, GANG_POD)})
+    given.update(dict.fromkeys(_placed(measured, GANG_POD), nodes.ACCELERATORS))
     assert sum(given.values()) == EXPERTS + GANG_WORKERS * nodes.ACCELERATORS
     assert max(given.values()) <= nodes.ACCELERATORS
 

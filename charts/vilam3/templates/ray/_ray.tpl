@@ -76,6 +76,20 @@ readinessProbe:
   failureThreshold: {{ ternary 1 10 (default false .serves) }}
 {{- end }}
 
+{{/* What `ray start` is told of every pod. */}}
+{{- define "vilam3.ray.start" -}}
+{{- with .Values.ray.objectStoreBytes }}
+object-store-memory: {{ int64 . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* And of the head, which has no processors to give. */}}
+{{- define "vilam3.ray.startHead" -}}
+dashboard-host: 0.0.0.0
+num-cpus: "0"
+{{- include "vilam3.ray.start" . }}
+{{- end }}
+
 {{/* The version that the compute image holds. */}}
 {{- define "vilam3.ray.version" -}}
 2.60.0
