@@ -28,6 +28,8 @@ spec:
           value: disabled
         - name: RAY_USAGE_STATS_ENABLED
           value: "0"
+        - name: RAY_raylet_start_wait_time_s
+          value: "600"
         {{- with $pod.env }}
         {{- . | nindent 8 }}
         {{- end }}
@@ -76,8 +78,15 @@ readinessProbe:
   failureThreshold: {{ ternary 1 10 (default false .serves) }}
 {{- end }}
 
-{{/* What `ray start` is told of every pod. */}}
+{{/*
+What `ray start` is told of every pod. Ports are named: to find out those of its agents Ray waits 15 seconds, and gives the
+node up where they take longer. A pod has its ports for itself.
+*/}}
 {{- define "vilam3.ray.start" -}}
+dashboard-agent-listen-port: "52365"
+dashboard-agent-grpc-port: "52366"
+runtime-env-agent-port: "52367"
+metrics-export-port: "8080"
 {{- with .Values.ray.objectStoreBytes }}
 object-store-memory: {{ int64 . | quote }}
 {{- end }}
@@ -87,7 +96,7 @@ object-store-memory: {{ int64 . | quote }}
 {{- define "vilam3.ray.startHead" -}}
 dashboard-host: 0.0.0.0
 num-cpus: "0"
-{{- include "vilam3.ray.start" . }}
+{{ include "vilam3.ray.start" . }}
 {{- end }}
 
 {{/* The version that the compute image holds. */}}

@@ -18,7 +18,7 @@ workerGroupSpecs:
     minReplicas: {{ $training.workers.min }}
     maxReplicas: {{ $training.workers.max }}
     rayStartParams:
-      {{- include "vilam3.ray.start" . | trim | default "{}" | nindent 6 }}
+      {{- include "vilam3.ray.start" . | nindent 6 }}
     template:
       {{- $worker := dict "workload" $training "gpus" $training.workers.gpus "resources" $training.workers }}
       {{- include "vilam3.ray.template" (list . (merge $worker $shared)) | nindent 6 }}
