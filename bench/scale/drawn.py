@@ -11,12 +11,14 @@ mpl.use("Agg")  # before pyplot: no display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from bench.scale.experiment import EXPERT_PODS, GANG_POD
 from bench.scale.measured import Measured
 from bench.scale.observed import Sample
 from vilam3.artifacts import write_text
 
 SHOWN = ("kube-apiserver", "kube-scheduler", "kube-controller-manager", "etcd", "kwok")
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "vilam3", "font.size": 9, "axes.grid": True, "grid.linewidth": 0.4}
+SINCE = {EXPERT_PODS: "after their nodes went silent", GANG_POD: "after their nodes were declared out of service"}
 SMOOTHED = 5  # samples
 TRUTH = (
     "No accelerator and no container was at work: API server, scheduler, controllers and KubeRay's operator are real,"
@@ -39,8 +41,8 @@ def write_page(measured: Measured, file: Path, *, machine: str) -> None:
 def facts(measured: Measured) -> list[tuple[str, str]]:
     """What was measured, in words."""
     replaced = [
-        (f"{measured.lost_pods[name]} lost {name} started elsewhere after", f"{seconds:.0f} s")
-        for name, seconds in measured.replaced_s.items()
+        (f"{measured.lost_pods[name]} lost {name} started elsewhere, {since}", f"{measured.replaced_s[name]:.0f} s")
+        for name, since in SINCE.items()
     ]
     return [
         ("1000 nodes ready after", f"{measured.nodes_ready_s:.1f} s"),

@@ -21,6 +21,7 @@ PODS = 1000  # of the platform, in the end: over so many the API server's load i
 IDLE_S = 30.0
 STILL_S = 15.0  # in which a gang that does not fit gets no further
 LOST_NODES = 10
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=lost:NoExecute"
 TIMEOUT_S = 1200.0
 API_SERVER = "kube-apiserver"
 GANG, UNFIT = f"{RELEASE}-training", f"{RELEASE}-unfit"
@@ -121,18 +122,30 @@ class Experiment:
         self._pods.wait_for(there, what=f"pods {dict(wanted)} run", timeout_s=TIMEOUT_S)
 
     def _lose_nodes(self) -> tuple[list[str], dict[str, int], dict[str, float]]:
-        """Let one node in a hundred go silent, half of them the gang's, and wait until its pods are elsewhere."""
+        """Let one node in a hundred go silent, half of them the gang's; what they held starts elsewhere.
+
+        Experts do by themselves. A worker of the gang does once somebody who knows says that its node is gone: until
+        then its pod could still run there, and KubeRay keeps counting it.
+        """
         self._mark("10 nodes go silent")
+        lost = self._chosen()
+        victims = [pod for pod in self._pods.living() if pod.node in lost]
+        silent = time.monotonic()
+        self._simulation.silence(lost)
+        experts_s = self._replaced(victims, prefix=EXPERT_PODS, since=silent)
+        self._mark("declared out of service")
+        declared = time.monotonic()
+        self._simulation.kubectl("taint", "nodes", *lost, OUT_OF_SERVICE)
+        gang_s = self._replaced(victims, prefix=GANG_POD, since=declared)
+        self._mark("replaced")
+        return lost, dict(Counter(map(_owner, victims))), {EXPERT_PODS: experts_s, GANG_POD: gang_s}
+
+    def _chosen(self) -> list[str]:
+        """Nodes of the gang and nodes of experts, half and half."""
         chance = random.Random(SEED)  # noqa: S311 - no secret
         gang = sorted(pod.node for pod in self._pods.living(prefix=GANG_POD))
         others = sorted({pod.node for pod in self._pods.living(prefix=EXPERT_PODS)} - set(gang))
-        lost = chance.sample(gang, LOST_NODES // 2) + chance.sample(others, LOST_NODES // 2)
-        victims = [pod for pod in self._pods.living() if pod.node in lost]
-        began = time.monotonic()
-        self._simulation.silence(lost)
-        replaced = {prefix: self._replaced(victims, prefix=prefix, since=began) for prefix in (EXPERT_PODS, GANG_POD)}
-        self._mark("replaced")
-        return lost, dict(Counter(_owner(pod) for pod in victims)), replaced
+        return chance.sample(gang, LOST_NODES // 2) + chance.sample(others, LOST_NODES // 2)
 
     def _replaced(self, victims: Sequence[Pod], *, prefix: str, since: float) -> float:
         """Seconds from `since` until as many pods of a kind have started elsewhere as were lost."""

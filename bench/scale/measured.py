@@ -30,7 +30,8 @@ class Measured:
         thousand_pods_s: From the chart's installation until a thousand pods had nodes.
         lost_nodes: Nodes that went silent.
         lost_pods: Pods that were on them, by what they belong to.
-        replaced_s: Until pods like these had other nodes, by what they belong to; nothing where they never had.
+        replaced_s: Until as many ran elsewhere: experts from when the nodes went silent, workers of the gang from when
+            the nodes were declared out of service.
         unfit_placed: Workers that got a node of a gang that does not fit; the scheduler knows no gangs.
         unfit_pending: And those that did not.
         marks: Moments of the experiment by name.
