@@ -47,7 +47,8 @@ def facts(measured: Measured) -> list[tuple[str, str]]:
     return [
         ("1000 nodes ready after", f"{measured.nodes_ready_s:.1f} s"),
         ("200 experts and a gang of 512 accelerators scheduled after", f"{measured.scheduled_s:.1f} s"),
-        ("1000 pods scheduled after", f"{measured.thousand_pods_s:.1f} s"),
+        ("1000 pods scheduled in", f"{measured.thousand_pods_s:.1f} s"),
+        ("of 1000 nodes all accelerators free, then", f"{measured.whole_nodes_left}"),
         ("API server, processor time for 1000 pods", f"{measured.apiserver_cpu_s_per_1000_pods:.1f} s"),
         ("API server, for heartbeats of 1000 nodes alone", f"{measured.idle_apiserver_cores:.2f} cores"),
         ("API server, most memory", f"{measured.apiserver_memory_mb:.0f} MB"),

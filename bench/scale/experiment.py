@@ -4,7 +4,7 @@ import copy
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -53,22 +53,20 @@ class Experiment:
         """Every step in its order."""
         nodes_ready_s = self._add_nodes()
         idle_cores = self._rest()
-        before = taken_by(self._api_server)
-        scheduled_s = self._install()
+        scheduled_s, first_cpu_s = self._above(idle_cores, self._install)
         placements = [Placement(pod=pod.name, node=pod.node) for pod in self._pods.living()]
-        thousand_s = self._grow()
-        after = taken_by(self._api_server)
         lost, lost_pods, replaced_s = self._lose_nodes()
         unfit_placed = self._ask_for_a_gang_that_does_not_fit()
-        busy_s = after.cpu_s - before.cpu_s - idle_cores * (after.at_s - before.at_s)
+        grown_s, more_cpu_s = self._above(idle_cores, self._grow)
         return Measured(
             nodes_ready_s=nodes_ready_s,
             scheduled_s=scheduled_s,
             placements=placements,
             idle_apiserver_cores=idle_cores,
-            apiserver_cpu_s_per_1000_pods=busy_s * 1000 / PODS,
+            apiserver_cpu_s_per_1000_pods=(first_cpu_s + more_cpu_s) * 1000 / PODS,
             apiserver_memory_mb=max(sample.memory_mb for sample in self._samples[API_SERVER]),
-            thousand_pods_s=thousand_s,
+            thousand_pods_s=scheduled_s + grown_s,
+            whole_nodes_left=sum(nodes.ZONES.values()) - len({pod.node for pod in self._holders()}),
             lost_nodes=lost,
             lost_pods=lost_pods,
             replaced_s=replaced_s,
@@ -76,6 +74,17 @@ class Experiment:
             unfit_pending=GANG_WORKERS - unfit_placed,
             **self._timeline(),
         )
+
+    def _above(self, idle_cores: float, step: Callable[[], float]) -> tuple[float, float]:
+        """What a step returns, and the API server's processor time for it beyond what it takes at rest."""
+        before = taken_by(self._api_server)
+        returned = step()
+        after = taken_by(self._api_server)
+        return returned, after.cpu_s - before.cpu_s - idle_cores * (after.at_s - before.at_s)
+
+    def _holders(self) -> list[Pod]:
+        """Pods that hold accelerators."""
+        return [pod for pod in self._pods.living() if pod.name.startswith((EXPERT_PODS, GANG_POD)) and pod.node]
 
     def _add_nodes(self) -> float:
         self._mark("nodes are made")
@@ -100,18 +109,21 @@ class Experiment:
     def _install(self) -> float:
         """Install the chart with its gang, and the experts as KServe would make them."""
         self._mark("chart, 200 experts, gang")
-        self._began_s = time.monotonic()
+        began = time.monotonic()
         self._simulation.install(workers=GANG_WORKERS)
         self._simulation.create([self._simulation.expert_deployment(replicas=EXPERTS)])
         self._await_running({EXPERT_PODS: EXPERTS, GANG: GANG_PODS})
-        return max(pod.placed_s or 0.0 for pod in self._pods.living()) - self._began_s
+        return self._last_placed() - began
 
     def _grow(self) -> float:
         self._mark("experts to 1000 pods")
-        replicas = PODS - GANG_PODS
+        began, replicas = time.monotonic(), PODS - GANG_PODS
         self._simulation.kubectl("scale", "deployment", EXPERT_PODS, f"--replicas={replicas}")
         self._await_running({EXPERT_PODS: replicas, GANG: GANG_PODS})
-        return max(pod.placed_s or 0.0 for pod in self._pods.living()) - self._began_s
+        return self._last_placed() - began
+
+    def _last_placed(self) -> float:
+        return max(pod.placed_s or 0.0 for pod in self._pods.living())
 
     def _await_running(self, wanted: Mapping[str, int]) -> None:
         def there() -> bool:
@@ -168,6 +180,8 @@ class Experiment:
             if placed != self._placed_workers():
                 placed, since = self._placed_workers(), time.monotonic()
             time.sleep(1.0)
+        self._simulation.kubectl("delete", "raycluster", UNFIT)
+        self._pods.wait_for(lambda: not self._workers(), what="an end of it", timeout_s=TIMEOUT_S)
         return placed
 
     def _workers(self) -> list[Pod]:

@@ -75,7 +75,7 @@ def test_experts_of_silent_nodes_start_elsewhere(measured: Measured) -> None:
 
 
 def test_a_lost_worker_of_the_gang_is_replaced_once_its_node_is_declared_gone(measured: Measured) -> None:
-    """By a taint that Kubernetes has for it, or by deleting the node, as clouds do; until then KubeRay counts the pod."""
+    """By a taint that Kubernetes has for it, or by deleting the node, as clouds do; KubeRay counts it till then."""
     assert 0 < measured.replaced_s[GANG_POD] < LATE_S
 
 
@@ -83,6 +83,11 @@ def test_without_kueue_a_gang_that_does_not_fit_holds_what_it_gets(measured: Mea
     """Which is why `training.queue` exists: the scheduler places pods, and knows no gangs."""
     assert 0 < measured.unfit_placed <= nodes.ZONES[nodes.SMALL_ZONE]
     assert measured.unfit_placed + measured.unfit_pending == GANG_WORKERS
+
+
+def test_experts_in_number_leave_a_gang_no_whole_node(measured: Measured) -> None:
+    """The chart spreads them, so that a pool that is shared needs a selector for one of the two, or Kueue."""
+    assert measured.whole_nodes_left < GANG_WORKERS
 
 
 def test_a_thousand_pods_cost_the_api_server_little(measured: Measured) -> None:
