@@ -9,12 +9,13 @@ from typing import Literal
 
 from infra.cluster.tools import cache
 from infra.images import buildah, debian
-from infra.images.catalogue import Image
+from infra.images.catalogue import IMAGES, Image
 from infra.images.store import Store
 from infra.took import measured
 from vilam3.errors import ClusterError, PrerequisiteError
 
 Engine = Literal["docker", "buildah"]
+LAYERS_ONLY = "localhost/vilam3-"  # what images are built on is called so
 OFFLINE_PROGRAMS = ("buildah", "mmdebstrap", "skopeo")
 
 Say = Callable[[str], None]
@@ -80,6 +81,19 @@ def _base(*, say: Say) -> str:
         with _timed(name):
             debian.build(store())
     return name
+
+
+def prune(*, say: Say) -> None:
+    """Remove environments and bases that this checkout would not build on, and buildah's images without a name."""
+    base = debian.reference()
+    used = {base, *(image.environment(base) for image in IMAGES.values() if image.has_environment)}
+    for name in store().names():
+        if name.startswith(LAYERS_ONLY) and name not in used:
+            say(f"removing {name} ...")
+            store().remove(name)
+            if buildah.has(name):
+                buildah.remove(name)
+    buildah.remove_unnamed()
 
 
 def _build_offline(image: Image, *, name: str, say: Say) -> None:

@@ -46,7 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
     archive.add_argument("--out", type=Path, required=True, metavar="FILE", help="the archive")
     archive.add_argument("--thin", action="store_true", help="for a node that has its environment already")
     archive.set_defaults(run=_archive)
+    verbs.add_parser("prune", help="remove what images of earlier locks were built on").set_defaults(run=_prune)
     return parser
+
+
+def _prune(_: argparse.Namespace) -> int:
+    builder.prune(say=_say)
+    return 0
 
 
 def _build(given: argparse.Namespace) -> int:
