@@ -56,8 +56,7 @@ def pull(name: str, store: Store) -> None:
 
 
 def remove(name: str) -> None:
-    """Take the image out of buildah's own storage, with what a build that was broken off began on it; other images
-    keep the layers that they have of it."""
+    """Take the image out of buildah's own storage, and what builds began on it that were broken off; shared layers stay."""
     _run("buildah", "rmi", "--force", name)
 
 

@@ -93,6 +93,8 @@ def prune(*, say: Say) -> None:
             store().remove(name)
             if buildah.has(name):
                 buildah.remove(name)
+    with store().alone():
+        store().prune()
     buildah.remove_unnamed()
 
 
