@@ -56,7 +56,7 @@ def pull(name: str, store: Store) -> None:
 
 
 def remove(name: str) -> None:
-    """Take the image out of buildah's own storage, and what builds began on it that were broken off; shared layers stay."""
+    """Take the image out of buildah's own storage, and what broken-off builds began on it; shared layers stay."""
     _run("buildah", "rmi", "--force", name)
 
 

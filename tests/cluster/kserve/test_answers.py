@@ -1,17 +1,16 @@
 """Questions to real pods through both entries, and what a caller sees of a pod that is killed or replaced."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.cluster.kserve.asking import events, found, question, upload
 from tests.cluster.kserve.platform import Platform
-from tests.cluster.kserve.trained import QUESTION, Trained, scan
+from tests.cluster.kserve.trained import Trained, scan
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]
 EXPERT = "vista3d"
@@ -24,50 +23,12 @@ def caller(platform: Platform) -> Iterator[httpx.Client]:
         yield made
 
 
-def _upload(caller: httpx.Client, platform: Platform, image: Path) -> dict[str, Any]:
-    with image.open("rb") as file:
-        response = caller.post(
-            f"{platform.orchestrator}/v1/studies", files={"file": (image.name, file)}, data={"modality": "CT"}
-        )
-    assert response.is_success, response.text
-    told: dict[str, Any] = response.json()
-    return told
-
-
-def _question(study: dict[str, Any], **extras: object) -> dict[str, Any]:
-    image = {"type": "image_url", "image_url": {"url": f"study://{study['id']}"}}
-    content = [image, {"type": "text", "text": QUESTION}]
-    return {"model": "vilam3", "messages": [{"role": "user", "content": content}], **extras}
-
-
-def _events(caller: httpx.Client, platform: Platform, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Our typed events of a streamed answer, as they come; the last one is the answer."""
-    with caller.stream("POST", f"{platform.orchestrator}/v1/chat/completions", json=body) as response:
-        if response.is_error:
-            response.read()
-        assert response.is_success, response.text
-        for line in response.iter_lines():
-            if line.startswith("data: {"):
-                chunk = json.loads(line.removeprefix("data: "))
-                assert "error" not in chunk, chunk
-                if "vilam3" in chunk:
-                    yield chunk["vilam3"]
-
-
-def _found(answer: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same wherever the question was asked."""
-    (call,) = answer["expert_calls"]
-    kept = {name: call[name] for name in ("expert", "argument", "text", "colors", "measurements", "error")}
-    weights = (call["provenance"]["weights_digest"], answer["provenance"]["model_digest"])
-    return {"answer": answer["answer"], "notes": answer["notes"], "weights": weights, **kept}
-
-
 def test_a_streamed_answer_of_the_orchestrator_has_the_experts_finding(
     platform: Platform, caller: httpx.Client, weights: Trained
 ) -> None:
-    *earlier, answer = _events(caller, platform, _question(_upload(caller, platform, scan()), stream=True))
+    *earlier, answer = events(caller, platform, question(upload(caller, platform, scan()), stream=True))
     assert {"expert.started", "expert.finished"} <= {event["event"] for event in earlier}
-    assert _found(answer) == _found(weights.answer)
+    assert found(answer) == found(weights.answer)
     overlay = caller.get(platform.orchestrator + answer["expert_calls"][0]["overlay_url"])
     assert overlay.content.startswith(b"\x89PNG")
 
@@ -75,10 +36,10 @@ def test_a_streamed_answer_of_the_orchestrator_has_the_experts_finding(
 def test_an_answer_through_the_graphs_router_has_the_experts_finding(
     platform: Platform, caller: httpx.Client, weights: Trained
 ) -> None:
-    study = _upload(caller, platform, scan())
-    response = caller.post(platform.graph, json=_question(study))
+    study = upload(caller, platform, scan())
+    response = caller.post(platform.graph, json=question(study))
     assert response.status_code == httpx.codes.OK, response.text
-    assert _found(response.json()) == _found(weights.answer)
+    assert found(response.json()) == found(weights.answer)
 
 
 def test_nobody_asks_without_a_key(platform: Platform) -> None:
@@ -91,14 +52,14 @@ def test_nobody_asks_without_a_key(platform: Platform) -> None:
 def test_an_expert_killed_while_it_computes_is_named_in_the_answer(
     platform: Platform, caller: httpx.Client, tmp_path: Path
 ) -> None:
-    study = _upload(caller, platform, _large_scan(tmp_path / "large.nii.gz"))
-    events = []
-    for event in _events(caller, platform, _question(study, stream=True)):
-        events.append(event)
+    study = upload(caller, platform, _large_scan(tmp_path / "large.nii.gz"))
+    seen = []
+    for event in events(caller, platform, question(study, stream=True)):
+        seen.append(event)
         if event["event"] == "expert.started":
             (pod,) = platform.pods(EXPERT)
             platform.kubectl("delete", "pod", pod, "--force", "--grace-period=0", "--wait=false")
-    answer = events[-1]
+    answer = seen[-1]
     (call,) = answer["expert_calls"]
     assert call["error"]
     assert any(EXPERT.upper() in note for note in answer["notes"]), answer["notes"]
