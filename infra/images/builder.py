@@ -34,6 +34,16 @@ def choose() -> Engine:
     """
     if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:  # noqa: S607 - the docker of this machine
         return "docker"
+    require_offline_programs()
+    return "buildah"
+
+
+def require_offline_programs() -> None:
+    """Check that buildah can build here, without docker.
+
+    Raises:
+        PrerequisiteError: It cannot; says what would help.
+    """
     absent = [program for program in OFFLINE_PROGRAMS if shutil.which(program) is None]
     if absent:
         raise PrerequisiteError(
@@ -42,7 +52,6 @@ def choose() -> Engine:
         )
     if os.geteuid() != 0:
         raise PrerequisiteError("no docker answers, and buildah's chroot isolation needs root; start docker or be root")
-    return "buildah"
 
 
 def build(image: Image, *, registry: str, engine: Engine, say: Say) -> str:

@@ -60,14 +60,15 @@ def has_node(local: Local) -> bool:
     return any("kubelet" in line for line in local.status().lines)
 
 
-def require_images(roles: Sequence[str]) -> None:
-    """Check that images have been built.
+def build_images(roles: Sequence[str]) -> None:
+    """Build images of this checkout's code; in seconds where their environments have been built before.
 
     Raises:
-        PrerequisiteError: One has not.
+        PrerequisiteError: This machine lacks the programs that build without a registry.
     """
-    if absent := [role for role in roles if not builder.store().has(find(role).name(REGISTRY))]:
-        raise PrerequisiteError(f'images are not built: make image IMAGES="{" ".join(absent)}" REGISTRY={REGISTRY}')
+    builder.require_offline_programs()
+    for role in roles:
+        builder.build(find(role), registry=REGISTRY, engine="buildah", say=print)
 
 
 def load_images(local: Local, *, roles: Sequence[str], tools: Sequence[str], folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from tests.cluster.kserve.platform import Platform
-from tests.cluster.kserve.trained import QUESTION
+from tests.cluster.kserve.trained import QUESTION, scan
 
 
 def upload(caller: httpx.Client, platform: Platform, image: Path) -> dict[str, Any]:
@@ -41,6 +41,15 @@ def events(caller: httpx.Client, platform: Platform, body: dict[str, Any]) -> It
                 assert "error" not in chunk, chunk
                 if "vilam3" in chunk:
                     yield chunk["vilam3"]
+
+
+def answer(platform: Platform) -> dict[str, Any]:
+    """Upload a real CT and ask about it; the answer has an expert's finding."""
+    with platform.client() as caller:
+        *_, told = events(caller, platform, question(upload(caller, platform, scan()), stream=True))
+    assert told["expert_calls"], told
+    assert not told["expert_calls"][0]["error"], told
+    return told
 
 
 def found(answer: dict[str, Any]) -> dict[str, Any]:

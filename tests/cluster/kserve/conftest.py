@@ -16,7 +16,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Of a cluster with KServe that has our images."""
     folder = tmp_path_factory.mktemp("cluster")
     with clusters.or_skip():
-        clusters.require_images(installation.ROLES)
+        clusters.build_images(installation.ROLES)
     with clusters.or_skip(), clusters.cluster(folder, operators=["kserve"]) as local:
         clusters.load_images(local, roles=installation.ROLES, tools=installation.TOOLS, folder=folder)
         yield local.kubeconfig
