@@ -31,6 +31,7 @@ def test_a_rolling_upgrade_under_load_loses_nothing_and_a_rollback_brings_the_ol
         upgraded_s = load.elapsed_s()
         after = _served(platform)
         time.sleep(AROUND_S)
+    print(f"\n{load}")  # noqa: T201 - what the tier shows
     assert load.lost == []
     assert len(load.requests) == pytest.approx(PER_SECOND * load.seconds, rel=0.02)
     assert load.lateness_s < MOST_LATE_S
