@@ -18,11 +18,11 @@ from bench.record import Figure, write
 from bench.scale.experiment import measure
 from infra.cluster import tools
 from tests.cluster import built, clusters
-from tests.cluster.kserve.asking import answer
 from tests.cluster.kserve.load import PER_SECOND, asked_meanwhile
 from tests.cluster.kserve.platform import ROLES, TOOLS, UPGRADE, Platform
-from tests.cluster.kserve.trained import another, trained
-from vilam3.errors import PrerequisiteError
+from tests.cluster.kserve.trained import another, scan, trained
+from tests.cluster.questions import events, question, upload
+from vilam3.errors import ClusterError, PrerequisiteError
 
 COMMAND = "make bench-cluster"
 AROUND_S = 10.0  # of the load, before and after the upgrade
@@ -94,7 +94,11 @@ def scale(folder: Path) -> list[Figure]:
 def _install_and_ask(platform: Platform) -> None:
     platform.apply()
     platform.await_ready()
-    answer(platform)
+    with platform.client() as caller:
+        study = upload(caller, platform.orchestrator, scan())
+        *_, answer = events(caller, platform.orchestrator, question(study, stream=True))
+    if not answer["expert_calls"] or answer["expert_calls"][0]["error"]:
+        raise ClusterError(f"the first answer has no expert's finding: {answer}")
 
 
 def _upgrade(platform: Platform) -> list[Figure]:

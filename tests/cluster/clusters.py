@@ -30,22 +30,25 @@ def or_skip() -> Iterator[None]:
 def cluster(folder: Path, *, operators: Sequence[str]) -> Iterator[Local]:
     """A cluster with a node and these operators.
 
-    The one of ``make cluster-up`` gets what it lacks and stays up; where there is none, one comes up in `folder`.
-
-    Raises:
-        PrerequisiteError: This machine lacks something that a node needs.
+    The one of ``make cluster-up`` gets what it lacks and stays up; where there is none, one comes up in `folder`. What
+    this machine lacks skips the test.
     """
-    if has_node(PRESENT):
-        PRESENT.up("full", operators=operators)
-        yield PRESENT
-    else:
-        with own_cluster(folder, operators=operators) as local:
-            yield local
+    with or_skip():
+        if has_node(PRESENT):
+            PRESENT.up("full", operators=operators)
+            yield PRESENT
+        else:
+            with own_cluster(folder, operators=operators) as local:
+                yield local
 
 
 @contextmanager
 def own_cluster(folder: Path, *, operators: Sequence[str]) -> Iterator[Local]:
-    """A cluster of its own in `folder`, gone afterwards."""
+    """A cluster of its own in `folder`, gone afterwards.
+
+    Raises:
+        PrerequisiteError: This machine lacks something that a node needs.
+    """
     node.prerequisites()
     local = Local(layout=Layout(folder / "cluster"), say=print)
     try:
@@ -58,6 +61,12 @@ def own_cluster(folder: Path, *, operators: Sequence[str]) -> Iterator[Local]:
 def has_node(local: Local) -> bool:
     """Whether it is up, and with a node."""
     return any("kubelet" in line for line in local.status().lines)
+
+
+def require_images(roles: Sequence[str]) -> None:
+    """Have images of this checkout's code; what this machine lacks for building them skips the test."""
+    with or_skip():
+        build_images(roles)
 
 
 def build_images(roles: Sequence[str]) -> None:

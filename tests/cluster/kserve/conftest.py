@@ -14,10 +14,9 @@ from tests.cluster.kserve.trained import Trained, another, trained
 @pytest.fixture(scope="session")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Of a cluster with KServe that has our images."""
+    clusters.require_images(installation.ROLES)
     folder = tmp_path_factory.mktemp("cluster")
-    with clusters.or_skip():
-        clusters.build_images(installation.ROLES)
-    with clusters.or_skip(), clusters.cluster(folder, operators=["kserve"]) as local:
+    with clusters.cluster(folder, operators=["kserve"]) as local:
         clusters.load_images(local, roles=installation.ROLES, tools=installation.TOOLS, folder=folder)
         yield local.kubeconfig
 

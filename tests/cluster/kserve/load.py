@@ -38,6 +38,8 @@ class Load:
 
     url: str
     key: str
+    per_second: float = PER_SECOND
+    question_every: int = QUESTION_EVERY
     requests: list[Request] = field(default_factory=list)
     _over: threading.Event = field(default_factory=threading.Event)
     _began: float = field(default_factory=time.monotonic)
@@ -83,9 +85,9 @@ class Load:
         ) as client:
             while not self._over.is_set():
                 number = len(under_way)
-                due_s = number / PER_SECOND
+                due_s = number / self.per_second
                 await asyncio.sleep(max(0.0, due_s - self.elapsed_s()))
-                sending = self._send(client, due_s=due_s, asks_model=number % QUESTION_EVERY == 0)
+                sending = self._send(client, due_s=due_s, asks_model=number % self.question_every == 0)
                 under_way.append(asyncio.create_task(sending))
             await asyncio.gather(*under_way)
 
@@ -110,9 +112,11 @@ async def _loss(client: httpx.AsyncClient, *, asks_model: bool) -> str:
 
 
 @contextmanager
-def asked_meanwhile(url: str, *, key: str) -> Iterator[Load]:
+def asked_meanwhile(
+    url: str, *, key: str, per_second: float = PER_SECOND, question_every: int = QUESTION_EVERY
+) -> Iterator[Load]:
     """Keep up the load while the block runs; afterwards every request has its outcome."""
-    load = Load(url=url, key=key)
+    load = Load(url=url, key=key, per_second=per_second, question_every=question_every)
     thread = threading.Thread(target=lambda: asyncio.run(load.run()), name="load")
     thread.start()
     try:

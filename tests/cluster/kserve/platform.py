@@ -52,12 +52,14 @@ class Platform:
 
     Attributes:
         kubeconfig: Of the cluster's administrator.
+        values: File on top of ci/cpu-smoke-values.yaml.
         caller_key: A caller's API key.
         internal_key: With which the parts call each other.
         store_key: Secret key of the object store.
     """
 
     kubeconfig: Path
+    values: Path = HERE / "smoke.yaml"
     caller_key: str = field(default_factory=lambda: secrets.token_hex(16))
     internal_key: str = field(default_factory=lambda: secrets.token_hex(16))
     store_key: str = field(default_factory=lambda: secrets.token_hex(16))
@@ -75,7 +77,7 @@ class Platform:
 
     def apply(self, changes: Mapping[str, Any] | None = None) -> None:
         """Install or upgrade with these values on top, and return when helm does."""
-        given = [f"--values={values_file('cpu-smoke')}", f"--values={HERE / 'smoke.yaml'}", "--values=-"]
+        given = [f"--values={values_file('cpu-smoke')}", f"--values={self.values}", "--values=-"]
         self.helm("upgrade", "--install", RELEASE, str(CHART), "--timeout=20m", *given, stdin=json.dumps(changes or {}))
 
     @contextmanager

@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.cluster.kserve.asking import events, found, question, upload
 from tests.cluster.kserve.platform import Platform
 from tests.cluster.kserve.trained import Trained, scan
+from tests.cluster.questions import events, found, question, upload
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]
 EXPERT = "vista3d"
@@ -26,7 +26,9 @@ def caller(platform: Platform) -> Iterator[httpx.Client]:
 def test_a_streamed_answer_of_the_orchestrator_has_the_experts_finding(
     platform: Platform, caller: httpx.Client, weights: Trained
 ) -> None:
-    *earlier, answer = events(caller, platform, question(upload(caller, platform, scan()), stream=True))
+    *earlier, answer = events(
+        caller, platform.orchestrator, question(upload(caller, platform.orchestrator, scan()), stream=True)
+    )
     assert {"expert.started", "expert.finished"} <= {event["event"] for event in earlier}
     assert found(answer) == found(weights.answer)
     overlay = caller.get(platform.orchestrator + answer["expert_calls"][0]["overlay_url"])
@@ -36,7 +38,7 @@ def test_a_streamed_answer_of_the_orchestrator_has_the_experts_finding(
 def test_an_answer_through_the_graphs_router_has_the_experts_finding(
     platform: Platform, caller: httpx.Client, weights: Trained
 ) -> None:
-    study = upload(caller, platform, scan())
+    study = upload(caller, platform.orchestrator, scan())
     response = caller.post(platform.graph, json=question(study))
     assert response.status_code == httpx.codes.OK, response.text
     assert found(response.json()) == found(weights.answer)
@@ -52,9 +54,9 @@ def test_nobody_asks_without_a_key(platform: Platform) -> None:
 def test_an_expert_killed_while_it_computes_is_named_in_the_answer(
     platform: Platform, caller: httpx.Client, tmp_path: Path
 ) -> None:
-    study = upload(caller, platform, _large_scan(tmp_path / "large.nii.gz"))
+    study = upload(caller, platform.orchestrator, _large_scan(tmp_path / "large.nii.gz"))
     seen = []
-    for event in events(caller, platform, question(study, stream=True)):
+    for event in events(caller, platform.orchestrator, question(study, stream=True)):
         seen.append(event)
         if event["event"] == "expert.started":
             (pod,) = platform.pods(EXPERT)
