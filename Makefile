@@ -34,7 +34,7 @@ TEST_TOOLS := helm kserve-router versitygw
 help: ## Explain these verbs
 	@awk 'BEGIN {FS = ":.*## "} \
 		/^##@ / {printf "\n\033[1m%s\033[0m\n", substr($$0, 5)} \
-		/^[a-z-]+:.*## / {printf "  \033[36mmake %-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / {printf "  \033[36mmake %-23s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(INSTALLED) ## Install the locked environment into .venv (instant when it is there)
@@ -99,18 +99,44 @@ load-image: setup ## Import image archives into its node (ARCHIVES="a.tar b.tar"
 	@$(CLUSTER) load-image $(ARCHIVES)
 
 .PHONY: test-cluster
-test-cluster: setup ## Test on real clusters what a change must not break: api, node, kserve, ray, scale; one of them: test-cluster-api
+test-cluster: setup ## Run the tiers api, node, kserve, ray and scale, and say what ran
 	@$(BIN)/python -m tests.cluster api node kserve ray scale
 
 .PHONY: test-cluster-full
-test-cluster-full: setup ## The same, and what takes longer: autoscale, all operators, kfp
+test-cluster-full: setup ## Run all tiers on clusters
 	@$(BIN)/python -m tests.cluster
 
-CLUSTER_TIERS := api node kserve ray scale autoscale operators kfp
+.PHONY: test-cluster-api
+test-cluster-api: setup ## Test the chart on a real API server: install, upgrade, roll back, uninstall
+	@$(BIN)/python -m tests.cluster api
 
-.PHONY: $(CLUSTER_TIERS:%=test-cluster-%)
-$(CLUSTER_TIERS:%=test-cluster-%): test-cluster-%: setup
-	@$(BIN)/python -m tests.cluster $*
+.PHONY: test-cluster-node
+test-cluster-node: setup ## Test that a cluster with real pods comes up, works, and leaves nothing
+	@$(BIN)/python -m tests.cluster node
+
+.PHONY: test-cluster-kserve
+test-cluster-kserve: setup ## Test the chart under real KServe: questions to real pods, upgrade under load, rollback
+	@$(BIN)/python -m tests.cluster kserve
+
+.PHONY: test-cluster-ray
+test-cluster-ray: setup ## Test the chart on Ray in a cluster
+	@$(BIN)/python -m tests.cluster ray
+
+.PHONY: test-cluster-scale
+test-cluster-scale: setup ## Test placement and API load on a thousand pretended nodes
+	@$(BIN)/python -m tests.cluster scale
+
+.PHONY: test-cluster-autoscale
+test-cluster-autoscale: setup ## Test that replicas follow the load
+	@$(BIN)/python -m tests.cluster autoscale
+
+.PHONY: test-cluster-operators
+test-cluster-operators: setup ## Test that every operator comes up and works
+	@$(BIN)/python -m tests.cluster operators
+
+.PHONY: test-cluster-kfp
+test-cluster-kfp: setup ## Test the pipelines on a Kubeflow back end, which cannot be built here
+	@$(BIN)/python -m tests.cluster kfp
 
 .PHONY: bench-cluster
 bench-cluster: setup ## Measure the chart on a cluster and write bench/results/cluster.json (long)

@@ -3,16 +3,15 @@
 # ruff: noqa: T201 - it prints
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from infra import command
 from infra.cluster import choice, tools
 from infra.cluster.layout import DEFAULT, Layout
 from infra.cluster.plan import LEVELS, OPERATORS
 from infra.cluster.provider import Provider
-from vilam3.errors import VilaM3Error
 
 EXAMPLES = """\
 example: python -m infra.cluster up --level api
@@ -24,22 +23,12 @@ example: python -m infra.cluster up --level api
 
 def main(words: Sequence[str]) -> int:
     """Run one verb; 0 done, 2 your input or machine, 1 our fault."""
-    given = build_parser().parse_args(words)
-    try:
-        return int(given.run(given))
-    except VilaM3Error as error:
-        print(f"{given.verb}: {error}", file=sys.stderr)
-        return error.exit_code
+    return command.run(build_parser(), words)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The tree of verbs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m infra.cluster",
-        description="A real Kubernetes for tests.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser("infra.cluster", description="A real Kubernetes for tests.", examples=EXAMPLES)
     parser.add_argument("--root", type=Path, default=DEFAULT, metavar="DIR", help=f"its files (default: {DEFAULT})")
     parser.add_argument("--provider", choices=choice.PROVIDERS, default="auto", help="default: auto")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -70,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _present(given: argparse.Namespace) -> Provider:
-    return choice.for_present(given.provider, layout=_layout(given), say=_say)
+    return choice.for_present(given.provider, layout=_layout(given), say=command.say)
 
 
 def _layout(given: argparse.Namespace) -> Layout:
@@ -79,7 +68,7 @@ def _layout(given: argparse.Namespace) -> Layout:
 
 def _up(given: argparse.Namespace) -> int:
     began = time.monotonic()
-    provider = choice.for_new(given.provider, level=given.level, layout=_layout(given), say=_say)
+    provider = choice.for_new(given.provider, level=given.level, layout=_layout(given), say=command.say)
     provider.up(given.level, operators=given.operators)
     print(f"up in {time.monotonic() - began:.1f} s; export KUBECONFIG={provider.kubeconfig}")
     return 0
@@ -109,17 +98,13 @@ def _load_image(given: argparse.Namespace) -> int:
 
 
 def _tool(given: argparse.Namespace) -> int:
-    print(tools.path(given.name, say=_say))
+    print(tools.path(given.name, say=command.say))
     return 0
 
 
 def _build(given: argparse.Namespace) -> int:
     for name in given.names or sorted(tools.TOOLS):
         began = time.monotonic()
-        program = tools.path(name, say=_say)
+        program = tools.path(name, say=command.say)
         print(f"{name:24} {time.monotonic() - began:6.1f} s  {program}")
     return 0
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

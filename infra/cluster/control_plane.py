@@ -106,6 +106,7 @@ def apiserver_options(*, addresses: Addresses, given: Credentials) -> list[str]:
     authority = given.authority.files.certificate
     return [
         f"--etcd-servers={addresses.etcd_url}",
+        "--request-timeout=5m",  # a large kind takes long to take in where the machine does something else
         f"--etcd-cafile={authority}",
         f"--etcd-certfile={given.client.certificate}",
         f"--etcd-keyfile={given.client.key}",

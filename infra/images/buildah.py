@@ -44,9 +44,9 @@ def push(name: str, store: Store) -> None:
 
     Buildah's own push would compress every layer anew at each call, minutes for an environment.
     """
-    store.create()
-    _run("skopeo", "copy", "--quiet", UNCOMPRESSED, f"containers-storage:{name}", f"oci:{store.root}:{name}")
-    store.prune()
+    with store.alone():
+        _run("skopeo", "copy", "--quiet", UNCOMPRESSED, f"containers-storage:{name}", f"oci:{store.root}:{name}")
+        store.prune()
 
 
 def pull(name: str, store: Store) -> None:
@@ -56,8 +56,13 @@ def pull(name: str, store: Store) -> None:
 
 
 def remove(name: str) -> None:
-    """Take the image out of buildah's own storage; layers that others have stay."""
-    _run("buildah", "rmi", name)
+    """Take the image out of buildah's own storage, and what broken-off builds began on it; shared layers stay."""
+    _run("buildah", "rmi", "--force", name)
+
+
+def remove_unnamed() -> None:
+    """Take out of buildah's own storage what was built on the way and is no image's now."""
+    _run("buildah", "rmi", "--prune", "--force")
 
 
 def _run(*command: str) -> str:

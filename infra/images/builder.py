@@ -9,12 +9,13 @@ from typing import Literal
 
 from infra.cluster.tools import cache
 from infra.images import buildah, debian
-from infra.images.catalogue import Image
+from infra.images.catalogue import IMAGES, Image
 from infra.images.store import Store
 from infra.took import measured
 from vilam3.errors import ClusterError, PrerequisiteError
 
 Engine = Literal["docker", "buildah"]
+LAYERS_ONLY = "localhost/vilam3-"  # what images are built on is called so
 OFFLINE_PROGRAMS = ("buildah", "mmdebstrap", "skopeo")
 
 Say = Callable[[str], None]
@@ -33,6 +34,16 @@ def choose() -> Engine:
     """
     if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:  # noqa: S607 - the docker of this machine
         return "docker"
+    require_offline_programs()
+    return "buildah"
+
+
+def require_offline_programs() -> None:
+    """Check that buildah can build here, without docker.
+
+    Raises:
+        PrerequisiteError: It cannot; says what would help.
+    """
     absent = [program for program in OFFLINE_PROGRAMS if shutil.which(program) is None]
     if absent:
         raise PrerequisiteError(
@@ -41,7 +52,6 @@ def choose() -> Engine:
         )
     if os.geteuid() != 0:
         raise PrerequisiteError("no docker answers, and buildah's chroot isolation needs root; start docker or be root")
-    return "buildah"
 
 
 def build(image: Image, *, registry: str, engine: Engine, say: Say) -> str:
@@ -80,6 +90,21 @@ def _base(*, say: Say) -> str:
         with _timed(name):
             debian.build(store())
     return name
+
+
+def prune(*, say: Say) -> None:
+    """Remove environments and bases that this checkout would not build on, and buildah's images without a name."""
+    base = debian.reference()
+    used = {base, *(image.environment(base) for image in IMAGES.values() if image.has_environment)}
+    for name in store().names():
+        if name.startswith(LAYERS_ONLY) and name not in used:
+            say(f"removing {name} ...")
+            store().remove(name)
+            if buildah.has(name):
+                buildah.remove(name)
+    with store().alone():
+        store().prune()
+    buildah.remove_unnamed()
 
 
 def _build_offline(image: Image, *, name: str, say: Say) -> None:

@@ -3,13 +3,12 @@
 # ruff: noqa: T201 - it prints
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from infra import command
 from infra.images import builder, debian
 from infra.images.catalogue import IMAGES, REGISTRY, find
-from vilam3.errors import VilaM3Error
 
 EXAMPLES = """\
 example: python -m infra.images build ops cpu
@@ -19,22 +18,12 @@ example: python -m infra.images build ops cpu
 
 def main(words: Sequence[str]) -> int:
     """Run one verb; 0 done, 2 your input or machine, 1 our fault."""
-    given = build_parser().parse_args(words)
-    try:
-        return int(given.run(given))
-    except VilaM3Error as error:
-        print(f"{given.verb}: {error}", file=sys.stderr)
-        return error.exit_code
+    return command.run(build_parser(), words)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The tree of verbs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m infra.images",
-        description="The container images of vilam3.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser("infra.images", description="The container images of vilam3.", examples=EXAMPLES)
     parser.add_argument("--registry", default=REGISTRY, metavar="NAME", help=f"first part of names ({REGISTRY})")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     build = verbs.add_parser("build", help="build images, with docker where it answers, else with buildah")
@@ -46,14 +35,20 @@ def build_parser() -> argparse.ArgumentParser:
     archive.add_argument("--out", type=Path, required=True, metavar="FILE", help="the archive")
     archive.add_argument("--thin", action="store_true", help="for a node that has its environment already")
     archive.set_defaults(run=_archive)
+    verbs.add_parser("prune", help="remove what images of earlier locks were built on").set_defaults(run=_prune)
     return parser
+
+
+def _prune(_: argparse.Namespace) -> int:
+    builder.prune(say=command.say)
+    return 0
 
 
 def _build(given: argparse.Namespace) -> int:
     images = [find(role) for role in given.roles]
     engine = given.engine or builder.choose()
     for image in images:
-        print(builder.build(image, registry=given.registry, engine=engine, say=_say))
+        print(builder.build(image, registry=given.registry, engine=engine, say=command.say))
     return 0
 
 
@@ -62,7 +57,3 @@ def _archive(given: argparse.Namespace) -> int:
     without = image.environment(debian.reference()) if given.thin and image.has_environment else ""
     print(builder.store().write_archive(image.name(given.registry), out=given.out, without=without))
     return 0
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)

@@ -4,9 +4,11 @@ Layers lie in it uncompressed and each once, so that images on the same environm
 archive for a node that has the environment already need not carry it again.
 """
 
+import fcntl
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -35,6 +37,10 @@ class Store:
         """Whether the image is kept here."""
         return any(_name(descriptor) == name for descriptor in self._manifests())
 
+    def names(self) -> list[str]:
+        """Of all images that are kept here."""
+        return [_name(descriptor) for descriptor in self._manifests()]
+
     def digest(self, name: str) -> str:
         """Of its manifest, by which a node that has the image knows it too."""
         return str(self._find(name)["digest"])
@@ -62,7 +68,7 @@ class Store:
         left_out = set(self.layers(without)) if without else set()
         named = manifest | {"annotations": {NAME: name, CONTAINERD_NAME: name}}
         index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [named]}
-        with whole_file(out, durable=False) as part, tarfile.open(part, "w") as archive:
+        with self.alone(), whole_file(out, durable=False) as part, tarfile.open(part, "w") as archive:
             _add(archive, "oci-layout", LAYOUT)
             _add(archive, "index.json", index)
             for digest in dict.fromkeys(self._reachable(manifest)):
@@ -73,7 +79,8 @@ class Store:
 
     def note(self, name: str, **took: float) -> None:
         """Keep what building the image took."""
-        write_json(self.root / TOOK, self.notes() | {name: took})
+        with self.alone():
+            write_json(self.root / TOOK, self.notes() | {name: took})
 
     def notes(self) -> dict[str, dict[str, float]]:
         """What building each image took, the last time."""
@@ -82,18 +89,34 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Forget the image, and its blobs that no other has."""
-        index = json.loads((self.root / "index.json").read_bytes())
-        index["manifests"] = [descriptor for descriptor in index["manifests"] if _name(descriptor) != name]
-        write_json(self.root / "index.json", index)
-        write_json(self.root / TOOK, {other: took for other, took in self.notes().items() if other != name})
-        self.prune()
+        with self.alone():
+            self._keep(lambda descriptor: _name(descriptor) != name)
+            write_json(self.root / TOOK, {other: took for other, took in self.notes().items() if other != name})
+            self.prune()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One at a time: what one has written and not yet named, another would prune."""
+        self.create()
+        with (self.root / ".lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield
 
     def prune(self) -> None:
-        """Remove the blobs of images that were built anew since."""
+        """Remove what images were that have been built anew since; for who is `alone`.
+
+        Of an image whose name was given to another, skopeo keeps the manifest without the name.
+        """
+        self._keep(lambda descriptor: bool(_name(descriptor)))
         kept = {self._blob(digest) for descriptor in self._manifests() for digest in self._reachable(descriptor)}
         for blob in (self.root / "blobs" / "sha256").glob("*"):
             if blob not in kept:
                 blob.unlink()
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        index = json.loads((self.root / "index.json").read_bytes())
+        index["manifests"] = [descriptor for descriptor in index["manifests"] if wanted(descriptor)]
+        write_json(self.root / "index.json", index)
 
     def _find(self, name: str) -> dict[str, Any]:
         for descriptor in self._manifests():

@@ -1,13 +1,18 @@
-"""Run tiers on real clusters and say what became of each: ``python -m tests.cluster [TIER ...]``."""
+"""Run tiers on real clusters and say what became of each: ``python -m tests.cluster [--built-only] [TIER ...]``.
+
+With ``--built-only``, a tier that would first have to build programs or environments of images is skipped.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests import tiers
+from tests.cluster import built
 from tests.tiers import Result
 
 HERE = Path(__file__).parent
+BUILT_ONLY = "--built-only"
 # Each with what its tests lie in.
 TIERS: Mapping[str, Sequence[str]] = {
     "api": ("api",),
@@ -25,17 +30,23 @@ ABSENT = {
 }
 
 
-def main(chosen: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Run the tiers that are named, all of them when none is; 0 when none failed."""
+    built_only, chosen = BUILT_ONLY in words, [word for word in words if word != BUILT_ONLY]
     if unknown := sorted(set(chosen) - set(TIERS)):
         print(f"python -m tests.cluster: no tier {', '.join(unknown)}; there are {', '.join(TIERS)}", file=sys.stderr)  # noqa: T201 - a program
         return 2
-    return tiers.show([_run(tier) for tier in TIERS if not chosen or tier in chosen])
+    return tiers.show([_run(tier, built_only=built_only) for tier in TIERS if not chosen or tier in chosen])
 
 
-def _run(tier: str) -> Result:
+def _run(tier: str, *, built_only: bool) -> Result:
     places = [HERE / place for place in TIERS[tier]]
-    if absent := ABSENT.get(tier) or ("" if all(map(_has_tests, places)) else "no tests of this tier in this checkout"):
+    absent = ABSENT.get(tier, "")
+    if not absent and not all(map(_has_tests, places)):
+        absent = "no tests of this tier in this checkout"
+    if not absent and built_only and tier in built.PROGRAMS:
+        absent = built.lacking(tier)
+    if absent:
         return Result(tier=tier, state="SKIPPED", detail=absent)
     return tiers.run(tier, ["-s", "-rs", *map(str, places)])
 

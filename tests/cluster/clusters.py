@@ -18,22 +18,44 @@ PRESENT = Local(layout=Layout(ROOT / DEFAULT), say=print)
 
 
 @contextmanager
+def or_skip() -> Iterator[None]:
+    """Skip the test where this machine lacks something."""
+    try:
+        yield
+    except PrerequisiteError as lacking:
+        pytest.skip(f"SKIPPED: {lacking}")
+
+
+@contextmanager
 def cluster(folder: Path, *, operators: Sequence[str]) -> Iterator[Local]:
     """A cluster with a node and these operators.
 
     The one of ``make cluster-up`` gets what it lacks and stays up; where there is none, one comes up in `folder`. What
     this machine lacks skips the test.
     """
-    local = PRESENT if has_node(PRESENT) else Local(layout=Layout(folder / "cluster"), say=print)
+    with or_skip():
+        if has_node(PRESENT):
+            PRESENT.up("full", operators=operators)
+            yield PRESENT
+        else:
+            with own_cluster(folder, operators=operators) as local:
+                yield local
+
+
+@contextmanager
+def own_cluster(folder: Path, *, operators: Sequence[str]) -> Iterator[Local]:
+    """A cluster of its own in `folder`, gone afterwards.
+
+    Raises:
+        PrerequisiteError: This machine lacks something that a node needs.
+    """
+    node.prerequisites()
+    local = Local(layout=Layout(folder / "cluster"), say=print)
     try:
-        node.prerequisites()
         local.up("full", operators=operators)
         yield local
-    except PrerequisiteError as lacking:
-        pytest.skip(f"SKIPPED: {lacking}")
     finally:
-        if local is not PRESENT:
-            local.down()
+        local.down()
 
 
 def has_node(local: Local) -> bool:
@@ -42,9 +64,20 @@ def has_node(local: Local) -> bool:
 
 
 def require_images(roles: Sequence[str]) -> None:
-    """Skip the test where an image has not been built."""
-    if absent := [role for role in roles if not builder.store().has(find(role).name(REGISTRY))]:
-        pytest.skip(f'SKIPPED: images are not built: make image IMAGES="{" ".join(absent)}" REGISTRY={REGISTRY}')
+    """Have images of this checkout's code; what this machine lacks for building them skips the test."""
+    with or_skip():
+        build_images(roles)
+
+
+def build_images(roles: Sequence[str]) -> None:
+    """Build images of this checkout's code; in seconds where their environments have been built before.
+
+    Raises:
+        PrerequisiteError: This machine lacks the programs that build without a registry.
+    """
+    builder.require_offline_programs()
+    for role in roles:
+        builder.build(find(role), registry=REGISTRY, engine="buildah", say=print)
 
 
 def load_images(local: Local, *, roles: Sequence[str], tools: Sequence[str], folder: Path) -> None:

@@ -3,15 +3,17 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from infra.cluster import manifests, tools
+from infra.cluster import tools
 from infra.cluster.cli import main
+from infra.cluster.plan import Level
+from tests.cluster.cluster.conftest import Kubectl
 from tests.cluster.cluster.machine import processes, settings, traces
 
+LEVEL: Level = "api"
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 KINDS = {
     "inferencegraphs.serving.kserve.io",
@@ -22,27 +24,6 @@ KINDS = {
     "scaledobjects.keda.sh",
     "servingruntimes.serving.kserve.io",
 }
-
-Kubectl = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a cluster of level `api` that is up."""
-    folder = tmp_path_factory.mktemp("api") / "cluster"
-    assert main(["--root", str(folder), "up", "--level", "api"]) == 0
-    yield folder
-    main(["--root", str(folder), "down"])
-
-
-@pytest.fixture
-def kubectl(root: Path) -> Kubectl:
-    """Kubectl as the cluster's administrator."""
-
-    def run(*arguments: str, stdin: str = "") -> str:
-        return manifests.kubectl(root / "kubeconfig", arguments, stdin=stdin)
-
-    return run
 
 
 def test_it_answers_as_the_version_that_is_pinned(kubectl: Kubectl) -> None:

@@ -1,38 +1,19 @@
 """The level `full`: every operator is ready, and KServe brings a service and a graph of ours to answer."""
 
 import json
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from infra.cluster import images, manifests, node, operators
-from infra.cluster.cli import main
-from vilam3.errors import PrerequisiteError
+from infra.cluster import images, operators
+from infra.cluster.plan import Level
+from tests.cluster.cluster.conftest import Kubectl
 
+LEVEL: Level = "full"
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]
 WAIT = "--timeout=300s"
 ANSWER = '{"predictions": [7]}'
-
-Kubectl = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
-    """Kubectl as the administrator of a cluster of level `full`."""
-    try:
-        node.prerequisites()
-    except PrerequisiteError as lacking:
-        pytest.skip(str(lacking))
-    root = tmp_path_factory.mktemp("full") / "cluster"
-    assert main(["--root", str(root), "--provider", "local", "up", "--level", "full"]) == 0
-
-    def run(*arguments: str, stdin: str = "") -> str:
-        return manifests.kubectl(root / "kubeconfig", arguments, stdin=stdin)
-
-    yield run
-    main(["--root", str(root), "down"])
 
 
 def test_every_operator_runs(kubectl: Kubectl) -> None:

@@ -3,48 +3,23 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
-from infra.cluster import images, manifests, node
+from infra.cluster import images
 from infra.cluster.cli import main
-from infra.cluster.plan import Plan
+from infra.cluster.plan import Level, Plan
 from infra.cluster.processes import Identity, descendants
+from tests.cluster.cluster.conftest import Kubectl
 from tests.cluster.cluster.machine import settings, traces
-from vilam3.errors import PrerequisiteError
 
+LEVEL: Level = "node"
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 WAIT = "--timeout=300s"
 WORKLOADS = Path(__file__).parent / "workloads.yaml"
-
-Kubectl = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a cluster of level `node` that is up."""
-    try:
-        node.prerequisites()
-    except PrerequisiteError as lacking:
-        pytest.skip(str(lacking))
-    folder = tmp_path_factory.mktemp("node") / "cluster"
-    assert main(["--root", str(folder), "--provider", "local", "up", "--level", "node"]) == 0
-    yield folder
-    main(["--root", str(folder), "down"])
-
-
-@pytest.fixture(scope="module")
-def kubectl(root: Path) -> Kubectl:
-    """Kubectl as the cluster's administrator."""
-
-    def run(*arguments: str, stdin: str = "") -> str:
-        return manifests.kubectl(root / "kubeconfig", arguments, stdin=stdin)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -59,6 +59,15 @@ class Load:
         """How late the latest request was sent: what this generator itself lacked."""
         return max(request.sent_s - request.due_s for request in self.requests)
 
+    def __str__(self) -> str:
+        """What it was, in a line."""
+        asked = sum(request.asks_model for request in self.requests)
+        slowest_s = max(request.done_s - request.sent_s for request in self.requests)
+        return (
+            f"{len(self.requests)} requests in {self.seconds:.0f} s, {asked} to the model, {len(self.lost)} lost; "
+            f"the slowest took {slowest_s:.1f} s, the latest was sent {self.lateness_s:.1f} s after it was due"
+        )
+
     def elapsed_s(self) -> float:
         """Since the start."""
         return time.monotonic() - self._began

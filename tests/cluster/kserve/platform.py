@@ -30,6 +30,17 @@ ROLES = ("ops", "cpu", "storage-initializer")
 TOOLS = ("versitygw",)
 READY_S = 1800
 POLL_S = 1.0
+# What an installation consists of, or KServe makes of it.
+KINDS = (
+    "inferenceservice",
+    "inferencegraph",
+    "servingruntime",
+    "deployment",
+    "service",
+    "pod",
+    "networkpolicy",
+    "role",
+)
 # Another version of the model, and new pods of the orchestrator too.
 UPGRADE = {"vlm": {"model": "s3://vilam3/models/another"}, "orchestrator": {"resources": {"memory": "800Mi"}}}
 STUDIES, WEIGHTS = "vilam3-studies", "vilam3"  # buckets
@@ -126,6 +137,11 @@ class Platform:
         for name, folder in folders.items():
             for file in sorted(path for path in folder.resolve().rglob("*") if path.is_file()):
                 store.upload_file(str(file), WEIGHTS, f"{name}/{file.relative_to(folder.resolve())}")
+
+    def remove(self) -> None:
+        """Uninstall, and return when nothing of the release is left."""
+        self.helm("uninstall", RELEASE, "--wait", "--timeout=20m")
+        self.await_gone(*KINDS)
 
     def await_ready(self) -> None:
         """Wait until every service and the graph are ready; KServe calls a graph ready before its pods are."""

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from infra.cluster import tools
 from tests import tiers
+from tests.cluster import built
 from tests.cluster.__main__ import ABSENT, TIERS, main
 
 ROOT = Path(__file__).parents[3]
@@ -46,5 +48,28 @@ def test_an_unknown_tier_is_refused_with_those_there_are(capsys: pytest.CaptureF
 
 
 def test_the_makefile_has_a_target_for_every_tier() -> None:
-    (named,) = re.findall(r"^CLUSTER_TIERS := (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    assert named.split() == list(TIERS)
+    text = (ROOT / "Makefile").read_text("utf-8")
+    assert set(re.findall(r"-m tests\.cluster (\w+)$", text, re.MULTILINE)) == set(TIERS)
+    for tier in TIERS:
+        assert re.search(
+            rf"^test-cluster-{tier}: .+\n\t@\$\(BIN\)/python -m tests\.cluster {tier}$", text, re.MULTILINE
+        )
+
+
+def test_a_tier_whose_programs_are_not_built_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VILAM3_CACHE", str(tmp_path))
+    monkeypatch.setattr("infra.cluster.node.prerequisites", lambda: tmp_path)
+    monkeypatch.setattr("infra.cluster.tools.go_version", lambda: "go1.26.8")
+    told = built.lacking("kserve")
+    assert "python -m infra.cluster build kubectl pause etcd" in told
+    assert 'make image IMAGES="ops cpu"' in told
+    for name in built.PROGRAMS["kserve"]:
+        place = tmp_path / "tools" / tools.key(tools.TOOLS[name].family, go_version="go1.26.8") / "bin" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    assert built.lacking("node") == ""
+
+
+def test_what_is_said_to_be_needed_by_a_tier_is_a_tier_and_can_be_built() -> None:
+    assert set(built.PROGRAMS) <= set(TIERS)
+    assert {name for names in built.PROGRAMS.values() for name in names} <= set(tools.TOOLS)

@@ -78,6 +78,20 @@ def test_removing_an_image_keeps_what_others_have(store: Store) -> None:
     assert own.partition(":")[2] not in kept
 
 
+def test_what_an_image_was_before_it_was_built_anew_is_not_kept(store: Store) -> None:
+    """Skopeo leaves the earlier manifest in the index, without its name."""
+    (old,) = store.layers(ENVIRONMENT)
+    index = json.loads((store.root / "index.json").read_text())
+    index["manifests"] = [{"digest": one["digest"], "size": one["size"]} for one in index["manifests"]]
+    new = _image(store, [b"other libraries"]) | {"annotations": {NAME: ENVIRONMENT}}
+    (store.root / "index.json").write_text(json.dumps(index | {"manifests": [*index["manifests"], new]}))
+    store.prune()
+    assert store.names() == [ENVIRONMENT]
+    blobs = {f"sha256:{blob.name}" for blob in (store.root / "blobs" / "sha256").iterdir()}
+    assert old not in blobs
+    assert blobs >= {new["digest"], *store.layers(ENVIRONMENT)}
+
+
 def test_an_image_that_is_not_kept_is_the_callers_mistake(store: Store, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="make image"):
         store.write_archive("localhost/other:1", out=tmp_path / "other.tar")
