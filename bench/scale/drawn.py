@@ -11,16 +11,18 @@ mpl.use("Agg")  # before pyplot: no display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from bench.scale.experiment import EXPERT_PODS, GANG_POD
 from bench.scale.measured import Measured
 from bench.scale.observed import Sample
 from vilam3.artifacts import write_text
 
 SHOWN = ("kube-apiserver", "kube-scheduler", "kube-controller-manager", "etcd", "kwok")
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "vilam3", "font.size": 9, "axes.grid": True, "grid.linewidth": 0.4}
+SINCE = {EXPERT_PODS: "after their nodes went silent", GANG_POD: "after their nodes were declared out of service"}
 SMOOTHED = 5  # samples
 TRUTH = (
-    "No accelerator and no container was at work: API server, scheduler, controllers and KubeRay's operator are real, the"
-    " nodes and what runs on them are pretended by KWOK. This shows scheduling and the load of the API, nothing else."
+    "No accelerator and no container was at work: API server, scheduler, controllers and KubeRay's operator are real,"
+    " the nodes and what runs on them are pretended by KWOK. It shows scheduling and the load of the API, nothing else."
 )
 
 
@@ -39,13 +41,14 @@ def write_page(measured: Measured, file: Path, *, machine: str) -> None:
 def facts(measured: Measured) -> list[tuple[str, str]]:
     """What was measured, in words."""
     replaced = [
-        (f"{measured.lost_pods[name]} lost {name} started elsewhere after", f"{seconds:.0f} s")
-        for name, seconds in measured.replaced_s.items()
+        (f"{measured.lost_pods[name]} lost {name} started elsewhere, {since}", f"{measured.replaced_s[name]:.0f} s")
+        for name, since in SINCE.items()
     ]
     return [
         ("1000 nodes ready after", f"{measured.nodes_ready_s:.1f} s"),
         ("200 experts and a gang of 512 accelerators scheduled after", f"{measured.scheduled_s:.1f} s"),
-        ("1000 pods scheduled after", f"{measured.thousand_pods_s:.1f} s"),
+        ("1000 pods scheduled in", f"{measured.thousand_pods_s:.1f} s"),
+        ("of 1000 nodes all accelerators free, then", f"{measured.whole_nodes_left}"),
         ("API server, processor time for 1000 pods", f"{measured.apiserver_cpu_s_per_1000_pods:.1f} s"),
         ("API server, for heartbeats of 1000 nodes alone", f"{measured.idle_apiserver_cores:.2f} cores"),
         ("API server, most memory", f"{measured.apiserver_memory_mb:.0f} MB"),
@@ -77,7 +80,7 @@ def picture(measured: Measured) -> str:
         stream = io.StringIO()
         figure.savefig(stream, format="svg")
         plt.close(figure)
-    return stream.getvalue().partition("?>")[2].partition('dtd">')[2]
+    return stream.getvalue()[stream.getvalue().index("<svg") :]
 
 
 def _cores(taken: Sequence[Sample]) -> tuple[list[float], list[float]]:

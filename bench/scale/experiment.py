@@ -4,7 +4,7 @@ import copy
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from bench.scale import nodes
 from bench.scale.measured import Measured, Placement
 from bench.scale.observed import Pod, Pods, Sample, followed, sampled, taken_by
 from bench.scale.simulation import EXPERT, NAMESPACE, RELEASE, Simulation, brought_up
-from infra.cluster.simulated import MANAGED
 
 EXPERTS = 200
 GANG_WORKERS = 64
@@ -22,6 +21,7 @@ PODS = 1000  # of the platform, in the end: over so many the API server's load i
 IDLE_S = 30.0
 STILL_S = 15.0  # in which a gang that does not fit gets no further
 LOST_NODES = 10
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service=lost:NoExecute"
 TIMEOUT_S = 1200.0
 API_SERVER = "kube-apiserver"
 GANG, UNFIT = f"{RELEASE}-training", f"{RELEASE}-unfit"
@@ -53,22 +53,20 @@ class Experiment:
         """Every step in its order."""
         nodes_ready_s = self._add_nodes()
         idle_cores = self._rest()
-        before = taken_by(self._api_server)
-        scheduled_s = self._install()
+        scheduled_s, first_cpu_s = self._above(idle_cores, self._install)
         placements = [Placement(pod=pod.name, node=pod.node) for pod in self._pods.living()]
-        thousand_s = self._grow()
-        after = taken_by(self._api_server)
         lost, lost_pods, replaced_s = self._lose_nodes()
         unfit_placed = self._ask_for_a_gang_that_does_not_fit()
-        busy_s = after.cpu_s - before.cpu_s - idle_cores * (after.at_s - before.at_s)
+        grown_s, more_cpu_s = self._above(idle_cores, self._grow)
         return Measured(
             nodes_ready_s=nodes_ready_s,
             scheduled_s=scheduled_s,
             placements=placements,
             idle_apiserver_cores=idle_cores,
-            apiserver_cpu_s_per_1000_pods=busy_s * 1000 / PODS,
+            apiserver_cpu_s_per_1000_pods=(first_cpu_s + more_cpu_s) * 1000 / PODS,
             apiserver_memory_mb=max(sample.memory_mb for sample in self._samples[API_SERVER]),
-            thousand_pods_s=thousand_s,
+            thousand_pods_s=scheduled_s + grown_s,
+            whole_nodes_left=sum(nodes.ZONES.values()) - len({pod.node for pod in self._holders()}),
             lost_nodes=lost,
             lost_pods=lost_pods,
             replaced_s=replaced_s,
@@ -77,12 +75,28 @@ class Experiment:
             **self._timeline(),
         )
 
+    def _above(self, idle_cores: float, step: Callable[[], float]) -> tuple[float, float]:
+        """What a step returns, and the API server's processor time for it beyond what it takes at rest."""
+        before = taken_by(self._api_server)
+        returned = step()
+        after = taken_by(self._api_server)
+        return returned, after.cpu_s - before.cpu_s - idle_cores * (after.at_s - before.at_s)
+
+    def _holders(self) -> list[Pod]:
+        """Pods that hold accelerators."""
+        return [pod for pod in self._pods.living() if pod.name.startswith((EXPERT_PODS, GANG_POD)) and pod.node]
+
     def _add_nodes(self) -> float:
         self._mark("nodes are made")
         began = time.monotonic()
-        self._simulation.create(nodes.manifests())
-        self._simulation.kubectl("wait", "--for=condition=Ready", f"--timeout={TIMEOUT_S:.0f}s", "nodes", "--all")
+        made = nodes.manifests()
+        self._simulation.create(made)
+        self._pods.wait_for(lambda: self._ready_nodes() == len(made), what="the nodes", timeout_s=TIMEOUT_S)
         return time.monotonic() - began
+
+    def _ready_nodes(self) -> int:
+        ready = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status} {end}'
+        return self._simulation.kubectl("get", "nodes", f"--output=jsonpath={ready}").split().count("True")
 
     def _rest(self) -> float:
         """Cores that the API server takes while nothing happens but heartbeats."""
@@ -95,18 +109,21 @@ class Experiment:
     def _install(self) -> float:
         """Install the chart with its gang, and the experts as KServe would make them."""
         self._mark("chart, 200 experts, gang")
-        self._began_s = time.monotonic()
+        began = time.monotonic()
         self._simulation.install(workers=GANG_WORKERS)
         self._simulation.create([self._simulation.expert_deployment(replicas=EXPERTS)])
         self._await_running({EXPERT_PODS: EXPERTS, GANG: GANG_PODS})
-        return max(pod.placed_s or 0.0 for pod in self._pods.living()) - self._began_s
+        return self._last_placed() - began
 
     def _grow(self) -> float:
         self._mark("experts to 1000 pods")
-        replicas = PODS - GANG_PODS
+        began, replicas = time.monotonic(), PODS - GANG_PODS
         self._simulation.kubectl("scale", "deployment", EXPERT_PODS, f"--replicas={replicas}")
         self._await_running({EXPERT_PODS: replicas, GANG: GANG_PODS})
-        return max(pod.placed_s or 0.0 for pod in self._pods.living()) - self._began_s
+        return self._last_placed() - began
+
+    def _last_placed(self) -> float:
+        return max(pod.placed_s or 0.0 for pod in self._pods.living())
 
     def _await_running(self, wanted: Mapping[str, int]) -> None:
         def there() -> bool:
@@ -117,18 +134,30 @@ class Experiment:
         self._pods.wait_for(there, what=f"pods {dict(wanted)} run", timeout_s=TIMEOUT_S)
 
     def _lose_nodes(self) -> tuple[list[str], dict[str, int], dict[str, float]]:
-        """Let one node in a hundred go silent, half of them the gang's, and wait until its pods are elsewhere."""
+        """Let one node in a hundred go silent, half of them the gang's; what they held starts elsewhere.
+
+        Experts do by themselves. A worker of the gang does once somebody who knows says that its node is gone: until
+        then its pod could still run there, and KubeRay keeps counting it.
+        """
         self._mark("10 nodes go silent")
+        lost = self._chosen()
+        victims = [pod for pod in self._pods.living() if pod.node in lost]
+        silent = time.monotonic()
+        self._simulation.silence(lost)
+        experts_s = self._replaced(victims, prefix=EXPERT_PODS, since=silent)
+        self._mark("declared out of service")
+        declared = time.monotonic()
+        self._simulation.kubectl("taint", "nodes", *lost, OUT_OF_SERVICE)
+        gang_s = self._replaced(victims, prefix=GANG_POD, since=declared)
+        self._mark("replaced")
+        return lost, dict(Counter(map(_owner, victims))), {EXPERT_PODS: experts_s, GANG_POD: gang_s}
+
+    def _chosen(self) -> list[str]:
+        """Nodes of the gang and nodes of experts, half and half."""
         chance = random.Random(SEED)  # noqa: S311 - no secret
         gang = sorted(pod.node for pod in self._pods.living(prefix=GANG_POD))
         others = sorted({pod.node for pod in self._pods.living(prefix=EXPERT_PODS)} - set(gang))
-        lost = chance.sample(gang, LOST_NODES // 2) + chance.sample(others, LOST_NODES // 2)
-        victims = [pod for pod in self._pods.living() if pod.node in lost]
-        began = time.monotonic()
-        self._simulation.kubectl("annotate", "node", *lost, f"{MANAGED[0]}-")
-        replaced = {prefix: self._replaced(victims, prefix=prefix, since=began) for prefix in (EXPERT_PODS, GANG_POD)}
-        self._mark("replaced")
-        return lost, dict(Counter(_owner(pod) for pod in victims)), replaced
+        return chance.sample(gang, LOST_NODES // 2) + chance.sample(others, LOST_NODES // 2)
 
     def _replaced(self, victims: Sequence[Pod], *, prefix: str, since: float) -> float:
         """Seconds from `since` until as many pods of a kind have started elsewhere as were lost."""
@@ -151,6 +180,8 @@ class Experiment:
             if placed != self._placed_workers():
                 placed, since = self._placed_workers(), time.monotonic()
             time.sleep(1.0)
+        self._simulation.kubectl("delete", "raycluster", UNFIT)
+        self._pods.wait_for(lambda: not self._workers(), what="an end of it", timeout_s=TIMEOUT_S)
         return placed
 
     def _workers(self) -> list[Pod]:

@@ -27,10 +27,12 @@ class Measured:
         idle_apiserver_cores: What the API server takes for the nodes' heartbeats alone.
         apiserver_cpu_s_per_1000_pods: Above that, from no pod to a thousand ready ones.
         apiserver_memory_mb: The most that it held.
-        thousand_pods_s: From the chart's installation until a thousand pods had nodes.
+        thousand_pods_s: For a thousand pods altogether; between the two steps nodes were lost.
+        whole_nodes_left: Nodes with all their accelerators free, then.
         lost_nodes: Nodes that went silent.
         lost_pods: Pods that were on them, by what they belong to.
-        replaced_s: Until pods like these had other nodes, by what they belong to; nothing where they never had.
+        replaced_s: Until as many ran elsewhere: experts from when the nodes went silent, workers of the gang from when
+            the nodes were declared out of service.
         unfit_placed: Workers that got a node of a gang that does not fit; the scheduler knows no gangs.
         unfit_pending: And those that did not.
         marks: Moments of the experiment by name.
@@ -45,6 +47,7 @@ class Measured:
     apiserver_cpu_s_per_1000_pods: float
     apiserver_memory_mb: float
     thousand_pods_s: float
+    whole_nodes_left: int
     lost_nodes: Sequence[str]
     lost_pods: Mapping[str, int]
     replaced_s: Mapping[str, float]

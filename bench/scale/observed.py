@@ -1,23 +1,23 @@
 """What is seen of a cluster while it works: when each pod got its node, and what the programs took meanwhile."""
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import psutil
+import urllib3
+from kubernetes import client, config, watch
 
-from infra.cluster import tools
 from vilam3.errors import ClusterError
 
 SAMPLE_S = 1.0
 POLL_S = 0.2
 MEGABYTE = 1_000_000
-FIELDS = ("metadata.uid", "metadata.name", "spec.nodeName", "metadata.deletionTimestamp", "status.phase")
+WATCH_S = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,35 +71,43 @@ class Pods:
             time.sleep(POLL_S)
         return time.monotonic() - began
 
-    def read(self, lines: IO[str]) -> None:
-        """Take note of every line until there are no more."""
-        for line in lines:
-            uid, name, node, ending, phase = line.rstrip("\n").split("|")
-            now = time.monotonic()
-            with self._lock:
-                pod = self._seen.setdefault(uid, Pod(name=name, created_s=now))
-                pod.node = node
-                pod.placed_s = pod.placed_s or (now if node else None)
-                pod.running_s = pod.running_s or (now if phase == "Running" else None)
-                pod.ending_s = pod.ending_s or (now if ending else None)
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Take note of an event of the watch."""
+        told, now = event["raw_object"], time.monotonic()
+        metadata, node = told["metadata"], told["spec"].get("nodeName", "")
+        is_ending = event["type"] == "DELETED" or "deletionTimestamp" in metadata
+        with self._lock:
+            pod = self._seen.setdefault(metadata["uid"], Pod(name=metadata["name"], created_s=now))
+            pod.node = node
+            pod.placed_s = pod.placed_s or (now if node else None)
+            pod.running_s = pod.running_s or (now if told["status"].get("phase") == "Running" else None)
+            pod.ending_s = pod.ending_s or (now if is_ending else None)
 
 
 @contextmanager
 def followed(kubeconfig: Path, *, namespace: str) -> Iterator[Pods]:
-    """The pods of a namespace, from now on."""
-    columns = "|".join(f"{{.{field}}}" for field in FIELDS) + '{"\\n"}'
-    kubectl = [str(tools.path("kubectl")), f"--kubeconfig={kubeconfig}", f"--namespace={namespace}"]
-    command = [*kubectl, "get", "pods", "--watch", f"--output=jsonpath={columns}"]
-    pods = Pods()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own arguments
-        assert process.stdout is not None
-        reader = threading.Thread(target=pods.read, args=(process.stdout,), daemon=True)
-        reader.start()
-        try:
-            yield pods
-        finally:
-            process.terminate()
-            reader.join()
+    """The pods of a namespace, from now on; a watch that breaks off is taken up where it was."""
+    api = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
+    pods, watching, over = Pods(), watch.Watch(), threading.Event()
+
+    def follow() -> None:
+        since: dict[str, Any] = {}
+        while not over.is_set():
+            try:
+                for event in watching.stream(api.list_namespaced_pod, namespace, timeout_seconds=WATCH_S, **since):
+                    pods.note(event)
+                since = {"resource_version": watching.resource_version} if watching.resource_version else {}
+            except (client.ApiException, urllib3.exceptions.HTTPError):
+                since = {}  # everything is told again, which changes nothing
+
+    reader = threading.Thread(target=follow, daemon=True)
+    reader.start()
+    try:
+        yield pods
+    finally:
+        over.set()
+        watching.stop()
+        reader.join(timeout=WATCH_S)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ CHART = Path(__file__).parents[2] / "charts" / "vilam3"
 VALUES = CHART / "ci" / "gpu-values.yaml"
 RELEASE = NAMESPACE = "vilam3"
 EXPERT = "vista3d"
+LEASES = "kube-node-lease"  # namespace
+SILENT_S = 24 * 3600
 CLAIM = "weights"
 # What KServe reads of a predictor; the rest of it is a pod.
 KSERVES = frozenset({"minReplicas", "maxReplicas", "timeout", "deploymentStrategy"})
@@ -46,7 +49,17 @@ class Simulation:
     def processes(self) -> dict[str, int]:
         """The cluster's programs and their process numbers."""
         states = json.loads(self.layout.processes.read_text("utf-8"))["processes"]
-        return {state["name"]: int(state["pid"]) for state in states}
+        return {state["name"]: int(state["pid"]) for state in states if state["pid"]}
+
+    def silence(self, nodes: Sequence[str]) -> None:
+        """Let nodes send no more heartbeats: somebody else holds their leases, and KWOK leaves such nodes alone."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        spec = {"holderIdentity": "nobody", "leaseDurationSeconds": SILENT_S, "renewTime": now}
+        kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+        taken = [{**kind, "metadata": {"name": node, "namespace": LEASES}, "spec": spec} for node in nodes]
+        told = json.dumps({"apiVersion": "v1", "kind": "List", "items": taken})
+        arguments = ["apply", "--server-side", "--force-conflicts", "--filename=-"]
+        manifests.kubectl(self.layout.kubeconfig, arguments, stdin=told)
 
     def install(self, *, workers: int) -> None:
         """Install the chart with a training cluster of so many workers of eight accelerators."""

@@ -16,7 +16,7 @@ from infra.cluster.layout import Layout
 from infra.cluster.plan import LOOPBACK, Child, Plan, free_ports
 
 MANAGED = ("kwok.x-k8s.io/node", "fake")  # annotation of a node that KWOK keeps alive
-LEASE_S = 40  # as the kubelet's; a quarter of it from one heartbeat to the next
+LEASE_S = 80  # a quarter of it from one heartbeat to the next: half as often as kubelets, for machines of two cores
 WORKERS = 8
 STAGES = "kustomize/stage/fast"  # a pod on such a node is ready at once
 # What the controllers and the scheduler may ask of the API server in a second. Their own limits are meant for small
@@ -41,6 +41,7 @@ def _options(layout: Layout) -> dict[str, list[str]]:
         "kwok": [f"--kubeconfig={client}", f"--config={_configuration(layout)}"],
         "ray-operator": [
             f"--kubeconfig={client}",
+            "--enable-leader-election=false",
             f"--metrics-addr={LOOPBACK}:{metrics}",
             f"--health-probe-bind-address={LOOPBACK}:{probe}",
         ],

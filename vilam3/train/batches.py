@@ -6,6 +6,7 @@ a resumed run needs only its step number.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ class Example:
     labels_T: NDArray[np.int64]
     images: tuple[str, ...]
     length: int
+    sample_id: str = ""
 
 
 class Pictures:
@@ -126,6 +128,7 @@ class Examples:
             labels_T=np.asarray(encoded.labels, dtype=np.int64),
             images=sample.images[: encoded.input_ids.count(IMAGE_TOKEN_ID)],
             length=embedded_length(encoded.input_ids, how.tokens_per_image),
+            sample_id=sample.sample_id,
         )
 
 
@@ -150,12 +153,15 @@ class Feed:
         """Samples per dataset."""
         return {name: len(examples) for name, examples in self._datasets.items()}
 
-    def batches(self, step: int, *, global_batch: int, micro_batch: int) -> list[Batch]:
+    def batches(
+        self, step: int, *, global_batch: int, micro_batch: int, rank: int = 0, world_size: int = 1
+    ) -> list[Batch]:
         """Samples of optimizer step `step`, counted from 0; like openings and similar lengths together.
 
-        Epochs follow each other without a gap, so the sampler's state is the step.
+        Epochs follow each other without a gap, so the sampler's state is the step. Which samples a step has does not
+        depend on the world: of `world_size` members, number `rank` gets every `world_size`-th of them, if need be none.
         """
-        picks = self._mixture.picks(step * global_batch, (step + 1) * global_batch)
+        picks = islice(self._mixture.picks(step * global_batch, (step + 1) * global_batch), rank, None, world_size)
         drawn = [self._datasets[pick.source][pick.index] for pick in picks]
         drawn.sort(key=lambda example: -example.length)
         groups = by_opening([example.input_ids_T[:WORTHWHILE].tobytes() for example in drawn])
@@ -183,4 +189,5 @@ def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
         pixels_NCHW=torch.stack(images) if images else None,
         num_targets=int((labels_BT[:, 1:] != IGNORED_LABEL).sum()),
         num_shared=shared_length(ids, labels, mask),
+        samples=tuple(example.sample_id for example in examples),
     )

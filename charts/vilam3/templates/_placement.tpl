@@ -22,12 +22,12 @@ limits:
 
 {{/*
 Where a pod may run: (list $ workload gpus priority); the workload's own selector and tolerations on top of the shared
-ones. Who serves is not left on a node that has gone silent for the five minutes that Kubernetes would wait.
+ones. What serves or trains is not left on a silent node for the five minutes that Kubernetes would wait.
 */}}
 {{- define "vilam3.placement" -}}
 {{- $root := index . 0 }}{{- $own := index . 1 }}{{- $gpus := index . 2 -}}
 {{- $shared := ternary $root.Values.accelerator dict (gt (int $gpus) 0) -}}
-{{- $lost := ternary (include "vilam3.lost" $root | fromYamlArray) list (eq (index . 3) "serving") -}}
+{{- $lost := ternary list (include "vilam3.lost" $root | fromYamlArray) (empty (index . 3)) -}}
 {{- with mergeOverwrite (dict) (default dict $shared.nodeSelector) (default dict $own.nodeSelector) }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}

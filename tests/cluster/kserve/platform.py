@@ -123,10 +123,15 @@ class Platform:
         self.kubectl("exec", "-i", "loader", "--", *unpack, stdin=text)
         self.kubectl("delete", "pod", "loader", "--wait=true")
 
-    def _fill_store(self, folders: Mapping[str, Path]) -> None:
+    @cached_property
+    def store(self) -> Any:  # noqa: ANN401 - boto3 has no type for it
+        """A client of the object store in the namespace."""
         url = f"http://{self.address('s3')}:7070"
         keys = {"aws_access_key_id": "smoke", "aws_secret_access_key": self.store_key}
-        store = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
+        return boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
+
+    def _fill_store(self, folders: Mapping[str, Path]) -> None:
+        store = self.store
         for bucket in (STUDIES, WEIGHTS):
             store.create_bucket(Bucket=bucket)
         for name, folder in folders.items():

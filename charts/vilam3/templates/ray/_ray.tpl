@@ -1,6 +1,6 @@
 {{/* What the pods of a Ray cluster share. KubeRay replaces the command of the container by `ray start`. */}}
 
-{{/* Pod template: (list $ dict) with keys part, workload, gpus, resources, priority, volumes, mounts, init, env. */}}
+{{/* Pod template: (list $ dict) with keys part, workload, gpus, resources, priority, volumes, mounts, init, env, isHead, serves. */}}
 {{- define "vilam3.ray.template" -}}
 {{- $root := first . }}{{- $pod := last . -}}
 metadata:
@@ -28,6 +28,8 @@ spec:
           value: disabled
         - name: RAY_USAGE_STATS_ENABLED
           value: "0"
+        - name: RAY_raylet_start_wait_time_s
+          value: "600"
         {{- with $pod.env }}
         {{- . | nindent 8 }}
         {{- end }}
@@ -35,6 +37,7 @@ spec:
         {{- include "vilam3.resources" (list $root $pod.resources $pod.gpus) | nindent 8 }}
       securityContext:
         {{- include "vilam3.container.security" $root | nindent 8 }}
+      {{- include "vilam3.ray.probes" $pod | nindent 6 }}
       lifecycle:
         {{- include "vilam3.lifecycle" $root | nindent 8 }}
       volumeMounts:

@@ -8,17 +8,17 @@
 rayVersion: {{ include "vilam3.ray.version" . }}
 headGroupSpec:
   rayStartParams:
-    dashboard-host: 0.0.0.0
-    num-cpus: "0"
+    {{- include "vilam3.ray.startHead" . | nindent 4 }}
   template:
-    {{- $head := dict "workload" dict "gpus" 0 "resources" .Values.ray.head }}
+    {{- $head := dict "isHead" true "workload" dict "gpus" 0 "resources" .Values.ray.head }}
     {{- include "vilam3.ray.template" (list . (merge $head $shared)) | nindent 4 }}
 workerGroupSpecs:
   - groupName: trainers
     replicas: {{ $training.workers.min }}
     minReplicas: {{ $training.workers.min }}
     maxReplicas: {{ $training.workers.max }}
-    rayStartParams: {}
+    rayStartParams:
+      {{- include "vilam3.ray.start" . | nindent 6 }}
     template:
       {{- $worker := dict "workload" $training "gpus" $training.workers.gpus "resources" $training.workers }}
       {{- include "vilam3.ray.template" (list . (merge $worker $shared)) | nindent 6 }}

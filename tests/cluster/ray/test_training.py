@@ -1,0 +1,99 @@
+"""A RayJob of the chart trains stage 4 on two workers, outlives the loss of one, and its models are where it says."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.chart import ROOT
+from tests.cluster.kserve.platform import WEIGHTS
+from tests.cluster.kserve.trained import another
+from tests.cluster.ray.platform import CHECKPOINTS, HERE, Ended, TrainingPlatform
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]
+RECIPES = (ROOT / "pipelines" / "recipes" / "tiny.toml", HERE / "few-steps.toml")
+STEPS = 24  # as few-steps.toml says
+WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def platform(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingPlatform]:
+    """The chart with its RayJob, installed."""
+    made = TrainingPlatform(kubeconfig=kubeconfig, values=HERE / "training.yaml")
+    folder = tmp_path_factory.mktemp("training")
+    recipes = folder / "recipes"
+    recipes.mkdir()
+    (recipes / RECIPES[1].name).write_bytes(RECIPES[1].read_bytes())
+    with made.prepared({"corpus": _corpus(folder / "corpus"), "base": another(folder / "base"), "recipes": recipes}):
+        made.apply()
+        yield made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disturbed:
+    """A job that lost a worker: what there was before, and what became of it."""
+
+    cluster: str
+    workers: frozenset[str]
+    killed: str
+    steps: tuple[int, ...]
+    ended: Ended
+
+
+@pytest.fixture(scope="module")
+def disturbed(platform: TrainingPlatform) -> Disturbed:
+    """The job at its end; a worker was killed after the first checkpoint."""
+    platform.await_checkpoint()
+    cluster, workers, steps = platform.job()["rayClusterName"], platform.workers(), platform.steps()
+    killed = min(workers)
+    platform.kubectl("delete", "pod", killed, "--force", "--grace-period=0", "--wait=false")
+    ended = platform.await_end()
+    return Disturbed(cluster=cluster, workers=frozenset(workers), killed=killed, steps=tuple(steps), ended=ended)
+
+
+def _corpus(folder: Path) -> Path:
+    recipes = [word for file in RECIPES for word in ("--recipe", str(file))]
+    command = [sys.executable, "-m", "vilam3", "prepare", *recipes, "--out", str(folder)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program
+    assert ran.returncode == 0, ran.stderr
+    return folder
+
+
+def test_the_job_succeeds_in_the_cluster_it_began_in(disturbed: Disturbed) -> None:
+    """Ray replaced the worker; KubeRay had no reason to start the job again."""
+    assert disturbed.ended.status["jobStatus"] == "SUCCEEDED", disturbed.ended.status
+    assert disturbed.ended.status.get("failed", 0) == 0
+    assert disturbed.ended.status["rayClusterName"] == disturbed.cluster
+
+
+def test_the_lost_worker_was_replaced_and_the_other_kept(disturbed: Disturbed) -> None:
+    assert len(disturbed.workers) == WORKERS
+    assert disturbed.workers - {disturbed.killed} <= disturbed.ended.workers
+    assert len(disturbed.ended.workers - disturbed.workers) == 1
+
+
+def test_training_went_on_from_its_checkpoint_in_the_store(disturbed: Disturbed) -> None:
+    """Had it begun anew, it would have written its first checkpoints again."""
+    later = [step for step in disturbed.ended.steps if step not in disturbed.steps]
+    assert later
+    assert min(later) > max(disturbed.steps)
+
+
+def test_mlflow_shows_every_step_and_the_models_by_their_place_in_the_store(
+    disturbed: Disturbed, platform: TrainingPlatform
+) -> None:
+    assert disturbed.ended.status["jobStatus"] == "SUCCEEDED"
+    client = MlflowClient(tracking_uri=platform.mlflow)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    (run,) = client.search_runs(experiments)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["stage"] == "stage4_expert"
+    losses = client.get_metric_history(run.info.run_id, "loss")
+    assert sorted(one.step for one in losses) == list(range(1, STEPS + 1))
+    models = client.search_logged_models(experiments)
+    assert models
+    assert all(str(model.tags["source"]).startswith(f"s3://{WEIGHTS}/{CHECKPOINTS}/") for model in models)
