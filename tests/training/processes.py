@@ -36,6 +36,7 @@ class Place:
     folder: Path
     stage: str = "stage4_expert"
     checkpoints: str = ""
+    runs: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def order(self, strategy: StrategyName, *, out: str = "out") -> Order:
@@ -48,7 +49,7 @@ class Place:
             out=self.folder / out,
             strategy=strategy,
             checkpoints=self.checkpoints or (self.folder / "checkpoints").as_uri(),
-            runs=None,
+            runs=self.runs,
         )
 
     def changed(self, **changes: object) -> "Place":

@@ -11,9 +11,8 @@ from vilam3.errors import RecipeError
 from vilam3.recipe import Recipe
 from vilam3.train import local
 from vilam3.train.gang import run_name
-from vilam3.train.kept import FINAL
 from vilam3.train.order import Order
-from vilam3.train.record import STAGE_FILE, StageResult
+from vilam3.train.record import FINAL, STAGE_FILE, StageResult
 from vilam3.train.runlog import open_tracker
 from vilam3.train.sources import brought, inputs_of
 from vilam3.train.stage import OnProgress, finished
