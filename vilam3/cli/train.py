@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from vilam3.cli import plan
 from vilam3.cli.main import Verbs
 
 EXAMPLE = """\
@@ -13,6 +14,7 @@ A stage that was interrupted goes on where its last checkpoint is; a finished on
 Exit code 75: asked to end, the state is saved, run it again.
 
 example: vilam3 train --recipe pipelines/recipes/tiny.toml --stage stage1_align --corpus runs/corpus --out runs/stage1
+example: vilam3 train --recipe pipelines/recipes/vila-m3-8b.toml --plan --accelerator h100 --price 2.5
 """
 
 
@@ -28,7 +30,7 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--recipe", type=Path, action="append", required=True, metavar="FILE", help="TOML; repeat to override by later"
     )
-    parser.add_argument("--stage", required=True, metavar="NAME", help="such as stage4_expert")
+    parser.add_argument("--stage", metavar="NAME", help="such as stage4_expert; --plan does without and plans them all")
     parser.add_argument("--corpus", type=Path, metavar="DIR", help="a prepared corpus")
     parser.add_argument("--base", type=Path, metavar="DIR", help="checkpoint to start from; stage 1 may do without")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the checkpoint, written whole or not at all")
@@ -36,6 +38,7 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--no-tracking", action="store_true", help="log nothing to MLflow")
     parser.add_argument("--progress-file", type=Path, metavar="FILE", help="keep the newest progress here as JSON")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+    plan.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -45,6 +48,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vilam3.recipe import load
 
     recipe = load(arguments.recipe)
+    if arguments.plan:
+        return plan.run(recipe, arguments)
+    if arguments.stage is None:
+        raise RecipeError(f"vilam3 train: --stage is required; this recipe has {', '.join(recipe.stage_names)}")
     recipe.stage(arguments.stage)
     if arguments.dry_run:
         print(json.dumps(json.loads(recipe.resolved_json()), indent=2))

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,11 +15,11 @@ from vilam3.errors import CheckpointError, DataError, RecipeError
 from vilam3.model import checkpoint
 from vilam3.model.chat import template
 from vilam3.model.checkpoint import Loaded
-from vilam3.model.config import VilaConfig
 from vilam3.model.tokenizer import PieceTokenizer, train_tiny
 from vilam3.recipe import Recipe
-from vilam3.settings import STAGES, ModelSettings, Stage
+from vilam3.settings import STAGES, Stage
 from vilam3.train.batches import Encoding, Examples, Feed, Pictures
+from vilam3.train.network import network_config
 from vilam3.train.record import digest_of, weights_digest
 
 
@@ -63,18 +62,6 @@ def starting_network(recipe: Recipe, *, stage: str, corpus: Path, base: Path | N
         )
     torch.manual_seed(recipe.seed)
     return checkpoint.fresh(network_config(recipe.model), _tokenizer(recipe, corpus), template=recipe.model.template)
-
-
-def network_config(settings: ModelSettings) -> VilaConfig:
-    """The preset with the recipe's overrides."""
-    preset = VilaConfig.preset(settings.preset)
-    return replace(
-        preset,
-        llm=replace(preset.llm, **settings.llm.model_dump(exclude_none=True)),
-        vision=replace(preset.vision, **settings.vision.model_dump(exclude_none=True)),
-        template=settings.template,
-        prompt_dialect=settings.dialect,
-    )
 
 
 def make_feed(recipe: Recipe, *, stage: str, corpus: Path, loaded: Loaded) -> Feed:
