@@ -2,7 +2,7 @@
 
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vilam3.train.packing import fill, pack
@@ -10,6 +10,7 @@ from vilam3.train.packing import fill, pack
 lengths_of_samples = st.lists(st.integers(1, 5000), max_size=200)
 
 
+@settings(deadline=None)
 @given(lengths=lengths_of_samples)
 def test_every_sample_is_in_one_row_and_no_row_is_over_full(lengths: list[int]) -> None:
     rows = pack(lengths, capacity=4096)
@@ -17,6 +18,7 @@ def test_every_sample_is_in_one_row_and_no_row_is_over_full(lengths: list[int]) 
     assert all(sum(min(lengths[index], 4096) for index in row) <= 4096 for row in rows)
 
 
+@settings(deadline=None)
 @given(lengths=lengths_of_samples)
 def test_no_two_rows_could_have_been_one(lengths: list[int]) -> None:
     rows = pack(lengths, capacity=4096)
