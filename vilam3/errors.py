@@ -11,9 +11,12 @@
     │   ├── NotFoundError       a run, study, answer or model that is not there: HTTP 404
     │   └── PrerequisiteError   a program, right or kernel feature that this machine lacks
     ├── ArtifactError           an output that could not be written or read back whole
+    │   └── OutOfReachError     a store that does not answer; trying again may help
     ├── ClusterError            Kubernetes refused, is out of reach or did not get ready
     ├── TrackingError           MLflow
     ├── PreemptedError          asked to end; the state is saved, run it again: exit 75
+    ├── DivergedError           the loss is no number; the last good checkpoint is kept
+    ├── SupersededError         another process has taken over this run
     └── EngineError             the model server or engine failed or is out of reach: HTTP 503
 
 A message says where, which value, which rule and what to do:
@@ -77,6 +80,10 @@ class ArtifactError(VilaM3Error):
     """An output could not be written whole, or does not match its digest."""
 
 
+class OutOfReachError(ArtifactError):
+    """A store does not answer, or answers that it cannot now."""
+
+
 class ClusterError(VilaM3Error):
     """A Kubernetes cluster refused, is out of reach or did not get ready."""
 
@@ -89,6 +96,14 @@ class PreemptedError(VilaM3Error):
     """Long work was asked to end and has saved its state; the same command goes on with it."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: schedulers retry it
+
+
+class DivergedError(VilaM3Error):
+    """Training came to a loss that is no number, and would again; the last good checkpoint is kept."""
+
+
+class SupersededError(VilaM3Error):
+    """A later process of the same run writes its checkpoints now; this one must not."""
 
 
 class EngineError(VilaM3Error):

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from vilam3.artifacts import whole_file
-from vilam3.errors import ArtifactError, NotFoundError, UserError
+from vilam3.errors import ArtifactError, NotFoundError, OutOfReachError, UserError
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 CONNECT_S, READ_S, ATTEMPTS = 5, 60, 4
+SERVER_FAULT = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,12 +231,14 @@ class S3Store:
             if code in ABSENT:
                 message = "store: there is no object of that key; it was deleted or never written"
                 raise NotFoundError(message) from error
-            raise ArtifactError(
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            kind = OutOfReachError if status >= SERVER_FAULT else ArtifactError
+            raise kind(
                 f"store s3://{self._bucket}: refused ({code}); check the bucket, AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY"
             ) from error
         except (BotoCoreError, Boto3Error) as error:
-            raise ArtifactError(
+            raise OutOfReachError(
                 f"store s3://{self._bucket}: out of reach ({type(error).__name__}); check AWS_ENDPOINT_URL and the keys"
             ) from error
 

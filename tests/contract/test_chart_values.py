@@ -30,6 +30,7 @@ OTHERS: Mapping[str, Any] = {
     "serving.mode": "single",
     "storage.endpoint": "https://other.example.org",
     "storage.studies": "s3://other/place",
+    "training.job.checkpoints": "s3://other/place",
     "training.job.stage": "stage3_instruct",
     "vlm.model": "s3://other/place",
 }

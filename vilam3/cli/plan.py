@@ -63,10 +63,12 @@ def run(recipe: "Recipe", arguments: argparse.Namespace) -> int:
 def _counts(recipe: "Recipe", arguments: argparse.Namespace) -> dict[str, int]:
     """Samples by data set of the corpus, of the data sets that the recipe names."""
     from vilam3.data.llava import stream_samples
+    from vilam3.train.sources import brought
 
+    corpus = brought(arguments.corpus)
     stages = [recipe.stage(name) for name in recipe.stage_names]
     names = sorted({name for stage in stages for name, weight in stage.mixture.items() if weight})
-    files = {name: arguments.corpus / "samples" / f"{name}.json" for name in names}
+    files = {name: corpus / "samples" / f"{name}.json" for name in names}
     return {name: sum(1 for _ in stream_samples(file)) for name, file in files.items() if file.is_file()}
 
 

@@ -4,13 +4,22 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vilam3.cli import plan
 from vilam3.cli.main import Verbs
 
+if TYPE_CHECKING:
+    from vilam3.progress import Progress
+    from vilam3.recipe import Recipe
+    from vilam3.train.launch import Launch
+    from vilam3.train.record import StageResult
+
 EXAMPLE = """\
-A stage that was interrupted goes on where its last checkpoint is; a finished one is taken over at once.
+A stage that was interrupted goes on where its last checkpoint is; a finished one is taken over at once. With --launcher
+ray several processes share every batch, on this machine or, within a Ray job, on its cluster.
 Exit code 75: asked to end, the state is saved, run it again.
 
 example: vilam3 train --recipe pipelines/recipes/tiny.toml --stage stage1_align --corpus runs/corpus --out runs/stage1
@@ -31,15 +40,36 @@ def register(verbs: Verbs) -> None:
         "--recipe", type=Path, action="append", required=True, metavar="FILE", help="TOML; repeat to override by later"
     )
     parser.add_argument("--stage", metavar="NAME", help="such as stage4_expert; --plan does without and plans them all")
-    parser.add_argument("--corpus", type=Path, metavar="DIR", help="a prepared corpus")
-    parser.add_argument("--base", type=Path, metavar="DIR", help="checkpoint to start from; stage 1 may do without")
+    parser.add_argument("--corpus", metavar="PLACE", help="a prepared corpus: a folder or s3://")
+    parser.add_argument(
+        "--base", default="", metavar="PLACE", help="checkpoint to start from, likewise; stage 1 may do without"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="the checkpoint, written whole or not at all")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="of the tracking store (runs)")
     parser.add_argument("--no-tracking", action="store_true", help="log nothing to MLflow")
     parser.add_argument("--progress-file", type=Path, metavar="FILE", help="keep the newest progress here as JSON")
+    _register_launch(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
     plan.add_options(parser)
     parser.set_defaults(run=run)
+
+
+def _register_launch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--launcher",
+        choices=("local", "torchrun", "ray"),
+        default="local",
+        help="one process; processes that torchrun started; or processes that Ray starts and replaces (local)",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="with ray: processes (the stage's devices)")
+    parser.add_argument(
+        "--strategy",
+        choices=("ddp", "zero1", "zero2", "zero3", "fsdp2"),
+        help="how processes divide the model (the stage's zero_stage, ddp for 0)",
+    )
+    parser.add_argument(
+        "--checkpoints", metavar="URI", help="with ray or torchrun: file:///folder or s3://bucket/prefix (beside --out)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,24 +89,32 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.corpus is None or arguments.out is None:
         raise RecipeError("vilam3 train: --corpus and --out are required; give both, or --dry-run")
     from vilam3.progress import reporting
-    from vilam3.train import local
+    from vilam3.train.launch import Launch
 
-    tracking = None
-    if not arguments.no_tracking:
-        from vilam3.tracking import connect
-
-        names = recipe.tracking
-        tracking = connect(experiment=names.experiment, registered_model=names.registered_model, runs=arguments.runs)
+    how = Launch(
+        launcher=arguments.launcher,
+        workers=arguments.workers,
+        strategy=arguments.strategy,
+        checkpoints=arguments.checkpoints,
+        runs=None if arguments.no_tracking else arguments.runs,
+    )
     with reporting(arguments.stage, file=arguments.progress_file) as progress:
-        result = local.run(
-            recipe,
-            stage=arguments.stage,
-            corpus=arguments.corpus,
-            base=arguments.base,
-            out=arguments.out,
-            tracking=tracking,
-            on_progress=progress,
-        )
+        result = _train(arguments, recipe, how, progress)
     shown = {key: value for key, value in result.to_json().items() if key != "losses"}
-    print(json.dumps({**shown, "out": str(arguments.out), "is_reused": result.is_reused}, indent=2))
+    if int(os.environ.get("RANK", "0")) == 0:  # of those that torchrun started, one speaks
+        print(json.dumps({**shown, "out": str(arguments.out), "is_reused": result.is_reused}, indent=2))
     return 0
+
+
+def _train(arguments: argparse.Namespace, recipe: "Recipe", how: "Launch", progress: "Progress") -> "StageResult":
+    from vilam3.train import launch
+
+    return launch.run(
+        recipe,
+        stage=arguments.stage,
+        corpus=arguments.corpus,
+        base=arguments.base,
+        out=arguments.out,
+        how=how,
+        on_progress=progress,
+    )

@@ -158,6 +158,13 @@ def save(
         write_digests(root)
 
 
+def filled(loaded: Loaded, weights: Mapping[str, Tensor]) -> Loaded:
+    """The same network with these weights, which it shares; for saving what was trained in parts elsewhere."""
+    model = empty(loaded.config)
+    _fill(model, dict(weights))
+    return replace(loaded, model=model)
+
+
 def convert(source: Path, out: Path, *, layout: Layout, max_shard_bytes: int = shards.MAX_SHARD_BYTES) -> None:
     """Write a checkpoint in the other layout, weights bit for bit.
 

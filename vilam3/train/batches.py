@@ -5,7 +5,8 @@ a resumed run needs only its step number.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from vilam3.errors import DataError
 from vilam3.model.chat import Template, embedded_length, encode_training
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
 from vilam3.model.tokenizer import PieceTokenizer
+from vilam3.train.packing import Packing, pack
 from vilam3.train.prefix import WORTHWHILE, by_opening, shared_length
 from vilam3.train.step import Batch
 
@@ -45,6 +47,7 @@ class Example:
     labels_T: NDArray[np.int64]
     images: tuple[str, ...]
     length: int
+    sample_id: str = ""
 
 
 class Pictures:
@@ -126,6 +129,7 @@ class Examples:
             labels_T=np.asarray(encoded.labels, dtype=np.int64),
             images=sample.images[: encoded.input_ids.count(IMAGE_TOKEN_ID)],
             length=embedded_length(encoded.input_ids, how.tokens_per_image),
+            sample_id=sample.sample_id,
         )
 
 
@@ -133,9 +137,15 @@ class Feed:
     """The batches of a stage."""
 
     def __init__(
-        self, datasets: Mapping[str, Examples], pictures: Pictures, *, weights: Mapping[str, int], seed: int
+        self,
+        datasets: Mapping[str, Examples],
+        pictures: Pictures,
+        *,
+        weights: Mapping[str, int],
+        seed: int,
+        packing: Packing | None = None,
     ) -> None:
-        """Mix `datasets` by `weights`; weight 0 leaves one out.
+        """Mix `datasets` by `weights`; weight 0 leaves one out. Without `packing` every sample has a row of its own.
 
         Raises:
             RecipeError: a dataset of the mixture is absent or empty.
@@ -144,23 +154,34 @@ class Feed:
         self._pictures = pictures
         positive = {name: weight for name, weight in sorted(weights.items()) if weight}
         self._mixture = mixture_of(self.sizes, positive, seed=seed)
+        self._packing = packing
 
     @property
     def sizes(self) -> dict[str, int]:
         """Samples per dataset."""
         return {name: len(examples) for name, examples in self._datasets.items()}
 
-    def batches(self, step: int, *, global_batch: int, micro_batch: int) -> list[Batch]:
+    def batches(
+        self, step: int, *, global_batch: int, micro_batch: int, rank: int = 0, world_size: int = 1
+    ) -> list[Batch]:
         """Samples of optimizer step `step`, counted from 0; like openings and similar lengths together.
 
-        Epochs follow each other without a gap, so the sampler's state is the step.
+        Epochs follow each other without a gap, so the sampler's state is the step. Which samples a step has does not
+        depend on the world: of `world_size` members, number `rank` gets every `world_size`-th of them, if need be none.
         """
-        picks = self._mixture.picks(step * global_batch, (step + 1) * global_batch)
+        picks = islice(self._mixture.picks(step * global_batch, (step + 1) * global_batch), rank, None, world_size)
         drawn = [self._datasets[pick.source][pick.index] for pick in picks]
+        if self._packing is not None:
+            return self._packed(drawn, self._packing)
         drawn.sort(key=lambda example: -example.length)
         groups = by_opening([example.input_ids_T[:WORTHWHILE].tobytes() for example in drawn])
         parts = [group[start : start + micro_batch] for group in groups for start in range(0, len(group), micro_batch)]
         return [collate([drawn[index] for index in part], self._pictures) for part in parts]
+
+    def _packed(self, drawn: Sequence[Example], packing: Packing) -> list[Batch]:
+        rows = pack([example.length for example in drawn], capacity=packing.capacity)
+        parts = [rows[start : start + packing.rows] for start in range(0, len(rows), packing.rows)]
+        return [collate_packed([[drawn[index] for index in row] for row in part], self._pictures) for part in parts]
 
 
 def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
@@ -183,4 +204,24 @@ def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
         pixels_NCHW=torch.stack(images) if images else None,
         num_targets=int((labels_BT[:, 1:] != IGNORED_LABEL).sum()),
         num_shared=shared_length(ids, labels, mask),
+        samples=tuple(example.sample_id for example in examples),
     )
+
+
+def collate_packed(rows: Sequence[Sequence[Example]], pictures: Pictures) -> Batch:
+    """Join the samples of each row, then `collate` the rows; where a sample begins is kept."""
+    joined = [
+        Example(
+            input_ids_T=np.concatenate([example.input_ids_T for example in row]),
+            labels_T=np.concatenate([example.labels_T for example in row]),
+            images=tuple(name for example in row for name in example.images),
+            length=sum(example.length for example in row),
+        )
+        for row in rows
+    ]
+    batch = collate(joined, pictures)
+    starts_BT = torch.zeros_like(batch.mask_BT)
+    for number, row in enumerate(rows):
+        starts_BT[number, np.cumsum([0, *(len(example.input_ids_T) for example in row[:-1])])] = True
+    samples = tuple(example.sample_id for row in rows for example in row)
+    return replace(batch, starts_BT=starts_BT, samples=samples, num_shared=0)

@@ -5,24 +5,20 @@ it is complete; so a folder at `out` always is a finished stage, and says of whi
 """
 
 import contextlib
-import logging
-import os
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from vilam3.artifacts import whole_directory, write_json
-from vilam3.errors import ArtifactError, CheckpointError, PreemptedError
+from vilam3.errors import PreemptedError
 from vilam3.model import checkpoint
 from vilam3.model.checkpoint import Loaded
-from vilam3.model.digests import verify_digests
 from vilam3.recipe import Recipe
 from vilam3.settings import Stage
 from vilam3.train import state
@@ -34,17 +30,13 @@ from vilam3.train.record import (
     Tracker,
     digest_of,
     final_loss,
-    read_stage,
     weights_digest,
 )
 from vilam3.train.runlog import RunLog
 from vilam3.train.sources import inputs_of, make_feed, starting_network
+from vilam3.train.stage import PRECISIONS, OnProgress, finished, link, on_termination, repeatable, work_folder
 from vilam3.train.state import Learner, Position
 from vilam3.train.step import checkpoint_activations, freeze, make_optimizer, make_scheduler, train_step
-
-OnProgress = Callable[[int, int, float, float], None]  # step, steps, loss, seconds left
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,18 +92,18 @@ def run(
     """
     recipe.stage(stage)
     inputs = inputs_of(recipe, stage=stage, corpus=corpus, base=base)
-    if (finished := _finished(out, inputs)) is not None:
-        return finished
-    work = out.parent / f".{out.name}.{digest_of(inputs)[:12]}.work"
+    if (found := finished(out, inputs)) is not None:
+        return found
+    work = work_folder(out, inputs)
     for stale in set(out.parent.glob(f".{out.name}.*.work")) - {work}:
         shutil.rmtree(stale, ignore_errors=True)
-    with _repeatable(recipe):
+    with repeatable(recipe):
         loaded = starting_network(recipe, stage=stage, corpus=corpus, base=base)
         feed = make_feed(recipe, stage=stage, corpus=corpus, loaded=loaded)
         job = _job(recipe, stage, inputs, out, work, loaded, feed)
         diary = RunLog(tracking, recipe, stage=stage, inputs=inputs, steps=job.steps)
         try:
-            with _on_termination(job.stop), _workers(job) as workers:
+            with on_termination(job.stop), _workers(job) as workers:
                 result = _finish(job, _train(job, diary, workers, on_progress), diary)
         except PreemptedError:
             raise
@@ -120,22 +112,6 @@ def run(
             raise
     shutil.rmtree(work, ignore_errors=True)
     return result
-
-
-def _finished(out: Path, inputs: dict[str, str]) -> StageResult | None:
-    if not (out / STAGE_FILE).is_file():
-        return None
-    try:
-        found = read_stage(out)
-        verify_digests(out)
-    except CheckpointError as error:
-        log.warning("stage is trained again: %s", error)
-        return None
-    if found.inputs_digest != digest_of(inputs):
-        changed = sorted(key for key, value in inputs.items() if found.inputs.get(key) != value)
-        log.warning("stage %s is trained again: %s changed since it was finished", found.name, ", ".join(changed))
-        return None
-    return replace(found, is_reused=True)
 
 
 def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Path, loaded: Loaded, feed: Feed) -> _Job:
@@ -197,8 +173,6 @@ def _step(job: _Job, step: int, workers: Executor | None) -> float:
         precision=PRECISIONS[job.recipe.model.precision],
         workers=workers,
     )
-    if not result.loss < float("inf"):
-        raise ArtifactError(f"stage {job.name} step {step + 1}: the loss is {result.loss}; lower learning_rate")
     return result.loss
 
 
@@ -216,7 +190,9 @@ def _tell(job: _Job, diary: RunLog, position: Position) -> None:
     for place in _kept_models(job):
         step = int(place.name.removeprefix("step-"))
         if step <= position.step:
-            diary.log_model(place, at=job.out / MODELS / place.name, losses=position.losses[:step])
+            diary.log_model(
+                place, at=(job.out / MODELS / place.name).absolute().as_uri(), losses=position.losses[:step]
+            )
 
 
 def _drop_old_models(job: _Job) -> None:
@@ -245,36 +221,13 @@ def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
             settings={"threads": str(job.recipe.threads), "torch": str(torch.__version__)},
         )
         for place in _kept_models(job):
-            shutil.copytree(place, partial / MODELS / place.name, copy_function=_link)
+            shutil.copytree(place, partial / MODELS / place.name, copy_function=link)
         write_json(partial / STAGE_FILE, result.to_json())
     if job.settings.kept_models:
-        diary.log_model(job.out, at=job.out, losses=position.losses)
+        diary.log_model(job.out, at=job.out.absolute().as_uri(), losses=position.losses)
     diary.log_losses(position.losses)
     diary.finish(succeeded=True)
     return result
-
-
-def _link(source: str, target: str) -> str:
-    """Share the file where the file system can, so that weights are not written twice."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-    return target
-
-
-@contextlib.contextmanager
-def _repeatable(recipe: Recipe) -> Iterator[None]:
-    """Fixed seed, undivided operations, only algorithms that give the same bits every time; undone afterwards."""
-    threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.manual_seed(recipe.seed)
-    torch.set_num_threads(1)  # threads take whole parts of the batch, see `vilam3.train.gradients`
-    torch.use_deterministic_algorithms(mode=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(mode=was_deterministic)
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
@@ -285,16 +238,3 @@ def _workers(job: _Job) -> Iterator[Executor | None]:
         return
     with ThreadPoolExecutor(job.recipe.threads, thread_name_prefix="part") as pool:
         yield pool
-
-
-@contextlib.contextmanager
-def _on_termination(stop: threading.Event) -> Iterator[None]:
-    """Let SIGTERM end the run at the next step; signals reach the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -8,6 +8,20 @@ result follows from the lengths alone.
 
 import bisect
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """Rows of a forward pass.
+
+    Attributes:
+        capacity: Positions of a row.
+        rows: Most rows of a forward pass.
+    """
+
+    capacity: int
+    rows: int
 
 
 def pack(lengths: Sequence[int], *, capacity: int) -> list[list[int]]:

@@ -40,14 +40,14 @@ class RunLog:
         if self._tracker is not None:
             self._tracker.log_series(self._run_id, losses)
 
-    def log_model(self, place: Path, *, at: Path, losses: Sequence[float]) -> None:
-        """A saved model, which will be found `at` that path when the stage is finished."""
+    def log_model(self, place: Path, *, at: str, losses: Sequence[float]) -> None:
+        """A saved model, which will be found `at` that URI when the stage is finished."""
         if self._tracker is None:
             return
         checkpoint = Checkpoint(
             name=f"{self._name}-{len(losses)}",
             step=len(losses),
-            source=at.absolute().as_uri(),
+            source=at,
             digest=weights_digest(place),
             tags=self._tags,
             metrics={"loss": final_loss(losses)},
@@ -58,3 +58,13 @@ class RunLog:
         """Close the run."""
         if self._tracker is not None:
             self._tracker.finish_run(self._run_id, succeeded=succeeded)
+
+
+def open_tracker(recipe: Recipe, runs: Path | None) -> Tracker | None:
+    """The tracking store that the environment names, or a file in `runs`; None where nothing is to be logged."""
+    if runs is None:
+        return None
+    from vilam3.tracking import connect  # noqa: PLC0415 - mlflow takes seconds to import
+
+    names = recipe.tracking
+    return connect(experiment=names.experiment, registered_model=names.registered_model, runs=runs)

@@ -1,8 +1,12 @@
 """What a stage starts from: the corpus's samples, the network, and the digest that names all of it."""
 
+import fcntl
 import json
+import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import torch
 
@@ -16,11 +20,14 @@ from vilam3.model import checkpoint
 from vilam3.model.chat import template
 from vilam3.model.checkpoint import Loaded
 from vilam3.model.tokenizer import PieceTokenizer, train_tiny
+from vilam3.objects import open_store
 from vilam3.recipe import Recipe
 from vilam3.settings import STAGES, Stage
 from vilam3.train.batches import Encoding, Examples, Feed, Pictures
 from vilam3.train.network import network_config
+from vilam3.train.packing import Packing
 from vilam3.train.record import digest_of, weights_digest
+from vilam3.weights import fetch
 
 
 def inputs_of(recipe: Recipe, *, stage: str, corpus: Path, base: Path | None) -> dict[str, str]:
@@ -45,6 +52,31 @@ def inputs_of(recipe: Recipe, *, stage: str, corpus: Path, base: Path | None) ->
         "base": "" if base is None else weights_digest(base),
         "program": f"vilam3 {__version__}, torch {torch.__version__}",
     }
+
+
+def brought(place: str) -> Path:
+    """The local path of a corpus or checkpoint; what is in S3 comes once to this machine, whole or not at all.
+
+    Raises:
+        UserError: the place is not understood.
+        NotFoundError: there is nothing there.
+        ArtifactError: the store refuses or is out of reach.
+    """
+    if "://" not in place:
+        return Path(place)
+    parts = urlsplit(place)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    above, _, name = parts.path.strip("/").rpartition("/")
+    listed = sorted(map(repr, open_store(f"{parts.scheme}://{parts.netloc}/{above}").entries(name or "none")))
+    folder = Path(tempfile.gettempdir()) / f"vilam3-inputs-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    here = folder / digest_of({"place": place, "objects": listed})[:24]  # other contents are another copy
+    with (folder / f"{here.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not here.is_dir():
+            fetch(place, here)
+    return here
 
 
 def starting_network(recipe: Recipe, *, stage: str, corpus: Path, base: Path | None) -> Loaded:
@@ -80,7 +112,8 @@ def make_feed(recipe: Recipe, *, stage: str, corpus: Path, loaded: Loaded) -> Fe
     )
     datasets = {name: Examples(name, read_samples(path), encoding) for name, path in _files(corpus, settings).items()}
     pictures = Pictures(corpus, size=loaded.config.vision.image_size)
-    return Feed(datasets, pictures, weights=settings.mixture, seed=recipe.seed)
+    packing = Packing(capacity=encoding.max_tokens, rows=settings.packed_rows) if settings.packed_rows else None
+    return Feed(datasets, pictures, weights=settings.mixture, seed=recipe.seed, packing=packing)
 
 
 def _files(corpus: Path, stage: Stage) -> dict[str, Path]:

@@ -5,21 +5,25 @@ published training weighs its ranks.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from vilam3.errors import DivergedError
+from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
 from vilam3.model.images import MEAN, STD
-from vilam3.model.vila import Vila
+from vilam3.model.vila import Output, Vila
 from vilam3.settings import Part, Stage
 from vilam3.train.gradients import accumulate
 from vilam3.train.prefix import loss_after_prefix
 
 ADAM_BETA1 = 0.9
+MOST_NAMED = 16
+Network = Callable[..., Output]
 PARTS: tuple[Part, ...] = ("vision_tower", "mm_projector", "llm")
 
 
@@ -34,6 +38,8 @@ class Batch:
         pixels_NCHW: All images in order of appearance, uint8, or None without images.
         num_targets: Targets that the loss will see.
         num_shared: Leading tokens that are the same in all rows and can be run once; see `vilam3.train.prefix`.
+        samples: Names of the samples.
+        starts_BT: True where a sample begins, where a row holds several; None where each holds one.
     """
 
     input_ids_BT: Tensor
@@ -42,6 +48,8 @@ class Batch:
     pixels_NCHW: Tensor | None
     num_targets: int
     num_shared: int = 0
+    samples: tuple[str, ...] = ()
+    starts_BT: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +73,34 @@ def checkpoint_activations(model: Vila) -> None:
     model.llm.activation_checkpointing_enable({"use_reentrant": False})
 
 
+def no_samples() -> Batch:
+    """A batch of nothing, for a member of a gang that has no more samples while others have."""
+    ids_0T = torch.zeros((0, 1), dtype=torch.long)
+    return Batch(input_ids_BT=ids_0T, labels_BT=ids_0T, mask_BT=ids_0T.bool(), pixels_NCHW=None, num_targets=0)
+
+
+def in_lockstep(batch: Batch, *, image_size: int) -> Batch:
+    """The batch so that it runs every part of the network once: with a black picture where it has none.
+
+    Where the members of a gang exchange weights or gradients layer by layer, one that left out the vision tower would
+    leave the others waiting. The picture has a row of its own in which nothing is learned.
+    """
+    if batch.pixels_NCHW is not None:
+        return replace(batch, num_shared=0)
+    row_1T = torch.zeros((1, batch.input_ids_BT.shape[1]), dtype=torch.long)
+    row_1T[0, 0] = IMAGE_TOKEN_ID
+    is_first_1T = torch.arange(row_1T.shape[1])[None] == 0
+    return replace(
+        batch,
+        input_ids_BT=torch.cat([batch.input_ids_BT, row_1T]),
+        labels_BT=torch.cat([batch.labels_BT, torch.full_like(row_1T, IGNORED_LABEL)]),
+        mask_BT=torch.cat([batch.mask_BT, is_first_1T]),
+        starts_BT=None if batch.starts_BT is None else torch.cat([batch.starts_BT, is_first_1T]),
+        pixels_NCHW=torch.zeros((1, 3, image_size, image_size), dtype=torch.uint8),
+        num_shared=0,
+    )
+
+
 def make_optimizer(model: nn.Module, stage: Stage) -> torch.optim.AdamW:
     """AdamW over what may learn; vectors (norms and biases) do not decay, as in the published training."""
     learning = [weight for weight in model.parameters() if weight.requires_grad]
@@ -73,6 +109,11 @@ def make_optimizer(model: nn.Module, stage: Stage) -> torch.optim.AdamW:
         {"params": [weight for weight in learning if weight.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(ADAM_BETA1, stage.adam_beta2))
+
+
+def fresh_moments(weight: Tensor) -> dict[str, Tensor]:
+    """Adam's state of a weight that was never moved; there from the start, so that it can be read and replaced."""
+    return {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, stage: Stage, *, steps: int) -> LambdaLR:
@@ -109,22 +150,44 @@ def train_step(
         gradient_clip: Largest gradient norm; 0 leaves gradients as they are.
         precision: Arithmetic of the forward pass.
         workers: Threads that compute a batch each; None computes one after the other. The result is the same.
+
+    Raises:
+        DivergedError: the loss is no number; the weights are as they were.
     """
     num_targets = sum(batch.num_targets for batch in batches)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     optimizer.zero_grad(set_to_none=True)
 
     def share_of(batch: Batch) -> Tensor:
-        return _forward(model, batch, precision=precision) * (batch.num_targets / max(num_targets, 1))
+        return loss_of(model, batch, precision=precision) * (batch.num_targets / max(num_targets, 1))
 
     total = accumulate(share_of, batches, weights, workers=workers)
+    if not math.isfinite(total):
+        raise diverged(total, step=scheduler.last_epoch + 1, samples=[name for one in batches for name in one.samples])
     norm = nn.utils.clip_grad_norm_(weights, gradient_clip or math.inf)
     optimizer.step()
     scheduler.step()
     return StepResult(loss=total, gradient_norm=float(norm), num_targets=num_targets)
 
 
-def _forward(model: Vila, batch: Batch, *, precision: torch.dtype) -> Tensor:
+def diverged(loss: float, *, step: int, samples: Sequence[str]) -> DivergedError:
+    """The error of a step whose loss is no number."""
+    more = f" and {len(samples) - MOST_NAMED} more" if len(samples) > MOST_NAMED else ""
+    return DivergedError(
+        f"step {step}: the loss is {loss} on samples {', '.join(samples[:MOST_NAMED])}{more}; the last checkpoint is "
+        "kept; lower learning_rate, or mend or remove these samples"
+    )
+
+
+def loss_of(model: Vila, batch: Batch, *, precision: torch.dtype, network: Network | None = None) -> Tensor:
+    """Mean cross-entropy over the targets of a batch.
+
+    Args:
+        model: The network.
+        batch: Of which every part but the weights is moved to the network's device.
+        precision: Arithmetic of the forward pass.
+        network: What is called in place of `model`, where a strategy has wrapped it.
+    """
     device = model.device
     pixels = None if batch.pixels_NCHW is None else normalise_pixels(batch.pixels_NCHW.to(device))
     ids_BT, labels_BT, mask_BT = (one.to(device) for one in (batch.input_ids_BT, batch.labels_BT, batch.mask_BT))
@@ -135,7 +198,8 @@ def _forward(model: Vila, batch: Batch, *, precision: torch.dtype) -> Tensor:
             return loss_after_prefix(
                 model, ids_BT, pixels, mask_BT=mask_BT, labels_BT=labels_BT, length=batch.num_shared
             )
-        output = model(ids_BT, pixels, attention_mask_BT=mask_BT, labels_BT=labels_BT)
+        starts_BT = None if batch.starts_BT is None else batch.starts_BT.to(device)
+        output = (network or model)(ids_BT, pixels, attention_mask_BT=mask_BT, labels_BT=labels_BT, starts_BT=starts_BT)
     assert output.loss is not None
     assert output.num_targets == batch.num_targets
     loss: Tensor = output.loss

@@ -1,0 +1,68 @@
+"""Whoever trains, and however many: the same losses, step by step, and in the end the same weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.processes import Place, finished, run_gang
+from vilam3.model import checkpoint
+from vilam3.recipe import Recipe
+from vilam3.settings import STAGES
+from vilam3.train.record import StageResult
+from vilam3.train.strategy import StrategyName
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+]
+GOLDEN = Path(__file__).parents[1] / "golden" / "losses" / "stages.json"
+LOSS, WEIGHT = 2e-4, 2e-3  # sums of other order are rounded otherwise, and Adam divides by what is nearly nothing
+GANGS: tuple[tuple[StrategyName, int], ...] = (
+    ("ddp", 1),
+    ("ddp", 2),
+    ("ddp", 3),
+    ("zero1", 2),
+    ("zero2", 2),
+    ("zero2", 3),
+    ("zero3", 2),
+    ("zero3", 3),
+    ("fsdp2", 2),
+)
+Alone = dict[str, tuple[Path, StageResult]]
+
+
+def test_one_process_loses_what_it_always_lost(alone: Alone) -> None:
+    """Rounded to four decimals, so that another CPU's rounding does not matter and another formula does."""
+    found = {stage: [round(loss, 4) for loss in result.losses] for stage, (_, result) in alone.items()}
+    assert found == json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("strategy", "world_size"), GANGS)
+def test_a_gang_loses_what_one_process_loses(
+    recipe: Recipe, corpus: Path, alone: Alone, tmp_path: Path, stage: str, strategy: StrategyName, world_size: int
+) -> None:
+    """Pictures beside samples of text alone, batches smaller than the gang, frozen parts: all are in these stages."""
+    before = STAGES.index(stage) - 1
+    base = alone[STAGES[before]][0] if before >= 0 else None
+    place = Place(recipe=recipe, corpus=corpus, base=base, folder=tmp_path, stage=stage)
+    found = finished(run_gang(place, world_size, strategy))
+    out, expected = alone[stage]
+    assert found["losses"] == pytest.approx(expected.losses, abs=LOSS)
+    assert (found["steps"], found["samples"], found["inputs_digest"]) == (10, 40, expected.inputs_digest)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in out.iterdir()}
+    mine, theirs = (checkpoint.load(path).model.state_dict() for path in (tmp_path / "out", out))
+    for name, weight in theirs.items():
+        torch.testing.assert_close(mine[name], weight, atol=WEIGHT, rtol=0, msg=name)
+    if (strategy, world_size) == ("ddp", 1):
+        assert found["weights_digest"] == expected.weights_digest
+
+
+def test_a_step_of_text_alone_moves_no_vision_tower_and_waits_for_nobody(place: Place) -> None:
+    """Many steps with pictures on one member only, on all or on none."""
+    mixed = place.changed(mixture={"vqa": 1, "expert": 0, "text": 4}, steps=40, global_batch=2, micro_batch=1)
+    results = [finished(run_gang(mixed, 2, strategy, out=strategy)) for strategy in ("ddp", "zero3")]
+    assert results[1]["losses"] == pytest.approx(results[0]["losses"], abs=0.05)

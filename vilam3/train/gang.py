@@ -1,0 +1,240 @@
+"""One stage trained by several processes that share every batch; knows neither who started them nor DeepSpeed.
+
+Every process calls `take_part` with the same order. Whatever the number of processes and the strategy, the samples of a
+step and the weight of every token in its loss are those of one process with one big batch.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vilam3.artifacts import whole_directory, write_json
+from vilam3.errors import DivergedError, PreemptedError, UserError
+from vilam3.model import checkpoint
+from vilam3.model.checkpoint import Loaded
+from vilam3.objects import open_store
+from vilam3.recipe import Recipe, parse_resolved
+from vilam3.settings import Stage
+from vilam3.train.batches import Feed
+from vilam3.train.kept import KeptModels
+from vilam3.train.order import Control, Order
+from vilam3.train.peers import Peers
+from vilam3.train.record import STAGE_FILE, StageResult, digest_of, final_loss, weights_digest
+from vilam3.train.runlog import RunLog, open_tracker
+from vilam3.train.sharded import Checkpoints
+from vilam3.train.sources import brought, inputs_of, make_feed, starting_network
+from vilam3.train.stage import finished, repeatable, work_folder
+from vilam3.train.state import Position
+from vilam3.train.step import Batch, checkpoint_activations, diverged, freeze, in_lockstep, no_samples, rate_factor
+from vilam3.train.strategy import Strategy, make_strategy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Job:
+    """A stage as one member sees it."""
+
+    order: Order
+    recipe: Recipe
+    settings: Stage
+    inputs: dict[str, str]
+    loaded: Loaded
+    feed: Feed
+    strategy: Strategy
+    checkpoints: Checkpoints
+    models: KeptModels
+    peers: Peers
+    control: Control
+
+    @property
+    def steps(self) -> int:
+        return self.settings.planned_steps(self.feed.sizes)
+
+
+def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
+    """Train the stage together with the others, go on with it, or take over a finished one.
+
+    Raises:
+        UserError: the order cannot be carried out.
+        PreemptedError: asked to end; the state is saved.
+        DivergedError: the loss is no number.
+        SupersededError: another gang has taken the run over.
+    """
+    recipe = parse_resolved(order.recipe)
+    corpus, base = brought(order.corpus), brought(order.base) if order.base else None
+    inputs = peers.told(inputs_of(recipe, stage=order.stage, corpus=corpus, base=base) if peers.leads else None)
+    found: StageResult | None = peers.told(finished(order.out, inputs) if peers.leads else None)
+    if found is not None:
+        return found
+    with repeatable(recipe):
+        loaded = starting_network(recipe, stage=order.stage, corpus=corpus, base=base)
+        feed = make_feed(recipe, stage=order.stage, corpus=corpus, loaded=loaded)
+        job = _job(order, recipe, inputs, loaded, feed, peers, control)
+        diary = RunLog(
+            open_tracker(recipe, order.runs if peers.leads else None),
+            recipe,
+            stage=order.stage,
+            inputs=inputs,
+            steps=job.steps,
+        )
+        try:
+            return _finish(job, _train(job, diary), diary)
+        except (UserError, DivergedError):
+            diary.finish(succeeded=False)
+            raise
+        finally:
+            job.checkpoints.close()
+
+
+def run_name(stage: str, inputs: dict[str, str]) -> str:
+    """Folder of a run's checkpoints: the same inputs find each other, others never meet."""
+    return f"{stage}-{digest_of(inputs)[:12]}"
+
+
+def _job(
+    order: Order, recipe: Recipe, inputs: dict[str, str], loaded: Loaded, feed: Feed, peers: Peers, control: Control
+) -> _Job:
+    settings = recipe.stage(order.stage)
+    model = loaded.model.train().to(peers.device)
+    freeze(model, trainable=settings.trainable)
+    if settings.gradient_checkpointing:
+        checkpoint_activations(model)
+    run, store = run_name(order.stage, inputs), open_store(order.checkpoints)
+    at = f"{order.checkpoints.rstrip('/')}/{run}" if order.checkpoints.startswith("s3://") else ""
+    work = work_folder(order.out, inputs)
+    return _Job(
+        order=order,
+        recipe=recipe,
+        settings=settings,
+        inputs=inputs,
+        loaded=loaded,
+        feed=feed,
+        strategy=make_strategy(order.strategy, model, recipe, settings, peers=peers),
+        checkpoints=Checkpoints(store, run=run, inputs_digest=digest_of(inputs), peers=peers),
+        models=KeptModels(work, out=order.out, count=settings.kept_models, store=store if at else None, run=run, at=at),
+        peers=peers,
+        control=control,
+    )
+
+
+def _train(job: _Job, diary: RunLog) -> Position:
+    position = job.checkpoints.resume(job.strategy)
+    job.models.tell(diary, position)
+    started, first = time.monotonic() - position.seconds, position
+    losses = list(position.losses)
+    for step in range(position.step, job.steps):
+        loss, stops = _step(job, step)
+        losses.append(loss)
+        seconds = time.monotonic() - started
+        position = Position(step=step + 1, losses=tuple(losses), seconds=seconds)
+        if job.peers.leads:
+            left = (seconds - first.seconds) / (step + 1 - first.step) * (job.steps - step - 1)
+            job.control.report(step + 1, job.steps, loss, left)
+        is_due = position.step % job.settings.checkpoint_every_steps == 0 and position.step < job.steps
+        if is_due or stops:
+            _save(job, diary, position, keep_model=is_due)
+        if stops:
+            job.checkpoints.settle()
+            job.peers.meet()
+            raise PreemptedError(
+                f"stage {job.order.stage}: asked to end at step {position.step} of {job.steps}; the state is saved, "
+                "run the same command to go on"
+            )
+    return position
+
+
+def _step(job: _Job, step: int) -> tuple[float, bool]:
+    """The loss of a step, and whether any member was asked to end."""
+    settings, peers = job.settings, job.peers
+    batches = job.feed.batches(
+        step,
+        global_batch=settings.global_batch,
+        micro_batch=settings.micro_batch,
+        rank=peers.rank,
+        world_size=peers.world_size,
+    )
+    mine = [sum(batch.num_targets for batch in batches), len(batches), job.control.should_stop()]
+    targets, counts, stops = zip(*peers.all_of(mine), strict=True)
+    if job.strategy.moves_together:
+        batches += [no_samples()] * (int(max(counts)) - len(batches))
+        size = job.loaded.config.vision.image_size
+        batches = [in_lockstep(batch, image_size=size) for batch in batches]
+    losses = job.strategy.add_gradients(batches, num_targets=int(sum(targets)))
+    loss = sum(share for (share,) in peers.all_of([sum(losses)]))
+    _refuse_unless_finite(job, loss, step, batches, losses)
+    factor = rate_factor(step, steps=job.steps, warmup_ratio=settings.warmup_ratio)
+    norm = job.strategy.move(learning_rate=settings.learning_rate * factor)
+    if not math.isfinite(norm):
+        _refuse_unless_finite(job, norm, step, batches, [norm] * len(batches))
+    return loss, any(stops)
+
+
+def _refuse_unless_finite(job: _Job, value: float, step: int, batches: Sequence[Batch], losses: list[float]) -> None:
+    """Name the samples of the parts that went wrong, whoever computed them."""
+    if math.isfinite(value):
+        return
+    own = [
+        name for batch, loss in zip(batches, losses, strict=True) if not math.isfinite(loss) for name in batch.samples
+    ]
+    raise diverged(value, step=step + 1, samples=[name for one in job.peers.gathered(own) for name in one])
+
+
+def _save(job: _Job, diary: RunLog, position: Position, *, keep_model: bool) -> None:
+    """Weights first, state last: a state that exists has its weights."""
+    if keep_model and job.settings.kept_models:
+        whole = _whole_network(job)
+        if whole is not None:
+            job.models.save(whole, position.step)
+    job.checkpoints.save(job.strategy, position)
+    job.models.tell(diary, position)
+
+
+def _whole_network(job: _Job) -> Loaded | None:
+    """The network in the leader's memory, in float32 as one process keeps it; nothing for the others."""
+    weights = {}
+    for name, weight in job.strategy.network():
+        if job.peers.leads:
+            weights[name] = weight.to("cpu", torch.float32, copy=True)
+    return checkpoint.filled(job.loaded, weights) if job.peers.leads else None
+
+
+def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
+    whole, result = _whole_network(job), None
+    if whole is not None:
+        with whole_directory(job.order.out) as partial:
+            checkpoint.save(whole, partial)
+            result = _result(job, position, weights_digest(partial))
+            job.models.hand_over(partial)
+            write_json(partial / STAGE_FILE, result.to_json())
+        job.models.finish(diary, position)
+        diary.log_losses(position.losses)
+        diary.finish(succeeded=True)
+        shutil.rmtree(job.models.work, ignore_errors=True)
+    job.checkpoints.clear()
+    job.strategy.close()
+    told: StageResult = job.peers.told(result)
+    return told
+
+
+def _result(job: _Job, position: Position, digest: str) -> StageResult:
+    return StageResult(
+        name=job.order.stage,
+        recipe=job.recipe.name,
+        steps=position.step,
+        samples=position.step * job.settings.global_batch,
+        seconds=round(position.seconds, 3),
+        final_loss=final_loss(position.losses),
+        losses=position.losses,
+        inputs=job.inputs,
+        inputs_digest=digest_of(job.inputs),
+        weights_digest=digest,
+        settings={
+            "strategy": job.order.strategy,
+            "workers": str(job.peers.world_size),
+            "checkpoint_stall_s": f"{job.checkpoints.stalled_s:.3f}",
+            "torch": str(torch.__version__),
+        },
+    )

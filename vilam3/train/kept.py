@@ -1,0 +1,89 @@
+"""Models kept beside the final one: written by the leader, told to the tracking store, copied to a run's place in S3.
+
+In S3 they are what the tracking store points to, so that no weights ever pass through it; the folder of the finished
+stage holds them too, for the evaluation that chooses among them.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from vilam3.model import checkpoint
+from vilam3.model.checkpoint import Loaded
+from vilam3.objects import ObjectStore
+from vilam3.train.record import MODELS, STAGE_FILE
+from vilam3.train.runlog import RunLog
+from vilam3.train.sharded import patiently
+from vilam3.train.stage import link
+from vilam3.train.state import Position
+
+FINAL = "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Of one run in S3."""
+
+    store: ObjectStore
+    run: str
+    uri: str
+
+
+class KeptModels:
+    """The newest `count` models of a stage; of the members of a gang only the leader writes any."""
+
+    def __init__(
+        self, work: Path, *, out: Path, count: int, store: ObjectStore | None = None, run: str = "", at: str = ""
+    ) -> None:
+        """Work in `work` until they go to `out`; with a store, also to `run` in it, whose URI is `at`."""
+        self.work = work
+        self._out = out
+        self._count = count
+        self._s3 = _Place(store=store, run=run, uri=at) if store is not None else None
+
+    def save(self, loaded: Loaded, step: int) -> None:
+        """Keep the model of this step."""
+        place = self.work / MODELS / f"step-{step:08d}"
+        checkpoint.save(loaded, place)
+        self._upload(place, f"{MODELS}/{place.name}")
+
+    def tell(self, diary: RunLog, position: Position) -> None:
+        """Log losses and models up to `position`, and drop the oldest; saying it again after a resume does no harm."""
+        diary.log_losses(position.losses)
+        places = self._places()
+        for place in places:
+            step = int(place.name.removeprefix("step-"))
+            if step <= position.step:
+                at = self._uri(f"{MODELS}/{place.name}", self._out / MODELS / place.name)
+                diary.log_model(place, at=at, losses=position.losses[:step])
+        for old in places[: -self._count or None]:
+            shutil.rmtree(old)
+            if self._s3 is not None:
+                self._s3.store.delete(f"{self._s3.run}/{MODELS}/{old.name}")
+
+    def hand_over(self, to: Path) -> None:
+        """Put the kept models into the folder of the finished stage."""
+        for place in self._places():
+            shutil.copytree(place, to / MODELS / place.name, copy_function=link)
+
+    def finish(self, diary: RunLog, position: Position) -> None:
+        """Log the final model, which is at `out` by now."""
+        self._upload(self._out, FINAL)
+        if self._count:
+            diary.log_model(self._out, at=self._uri(FINAL, self._out), losses=position.losses)
+
+    def _places(self) -> list[Path]:
+        return sorted((self.work / MODELS).glob("step-*"))
+
+    def _uri(self, name: str, path: Path) -> str:
+        return path.absolute().as_uri() if self._s3 is None else f"{self._s3.uri}/{name}"
+
+    def _upload(self, folder: Path, name: str) -> None:
+        """All files but the models kept beside, and last the one that says the rest is there."""
+        if self._s3 is None:
+            return
+        target = self._s3
+        files = [file for file in folder.rglob("*") if file.is_file() and MODELS not in file.relative_to(folder).parts]
+        for file in sorted(files, key=lambda one: one.name in {"digests.json", STAGE_FILE}):
+            key = f"{target.run}/{name}/{file.relative_to(folder).as_posix()}"
+            patiently(lambda key=key, file=file: target.store.put(key, file))  # type: ignore[misc]  # of this turn

@@ -1,0 +1,154 @@
+"""One way in for every launcher: what a stage needs, and who trains it. Knows neither Ray nor DeepSpeed."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from vilam3.artifacts import whole_directory
+from vilam3.errors import RecipeError
+from vilam3.recipe import Recipe
+from vilam3.train import local
+from vilam3.train.gang import run_name
+from vilam3.train.kept import FINAL
+from vilam3.train.order import Order
+from vilam3.train.record import STAGE_FILE, StageResult
+from vilam3.train.runlog import open_tracker
+from vilam3.train.sources import brought, inputs_of
+from vilam3.train.stage import OnProgress, finished
+from vilam3.train.strategy import STRATEGIES, StrategyName, default_strategy
+from vilam3.weights import fetch
+
+LauncherName = Literal["local", "torchrun", "ray"]
+LAUNCHERS: tuple[LauncherName, ...] = get_args(LauncherName)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How a stage is to be trained; what is None follows from the recipe.
+
+    Attributes:
+        launcher: `local` is one process; `torchrun` are processes that exist; `ray` starts them.
+        workers: Data-parallel processes, with an accelerator each where there are any.
+        strategy: How they divide the model.
+        checkpoints: Where they keep their state, ``file:///folder`` or ``s3://bucket/prefix``; None: beside the output.
+        runs: Folder of the tracking store where it is a file; None logs nothing.
+    """
+
+    launcher: LauncherName = "local"
+    workers: int | None = None
+    strategy: StrategyName | None = None
+    checkpoints: str | None = None
+    runs: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what would have no effect."""
+        given = {"--workers": self.workers, "--strategy": self.strategy, "--checkpoints": self.checkpoints}
+        useless = {"local": tuple(given), "torchrun": ("--workers",), "ray": ()}[self.launcher]
+        for flag in useless:
+            if given[flag] is not None:
+                raise RecipeError(
+                    f"{flag}={given[flag]} has no effect with --launcher {self.launcher}; leave it out or use ray"
+                )
+        if self.workers is not None and self.workers < 1:
+            raise RecipeError(f"--workers={self.workers}: must be at least 1")
+
+
+def from_texts(texts: Mapping[str, str], *, runs: Path | None) -> Launch:
+    """As a pipeline has it: every setting a text, empty for what the recipe says.
+
+    Raises:
+        RecipeError: a launcher, strategy or number that there is not.
+    """
+    launcher, strategy, workers = (texts.get(name, "") for name in ("launcher", "strategy", "workers"))
+    for flag, value, known in (("--launcher", launcher, LAUNCHERS), ("--strategy", strategy, STRATEGIES)):
+        if value and value not in known:
+            raise RecipeError(f"{flag}={value}: not known; use one of {', '.join(known)}")
+    if workers and not workers.isdecimal():
+        raise RecipeError(f"--workers={workers}: not a number; leave it empty for the stage's devices")
+    return Launch(
+        launcher=cast("LauncherName", launcher or "local"),
+        workers=int(workers) if workers else None,
+        strategy=cast("StrategyName", strategy) if strategy else None,
+        checkpoints=texts.get("checkpoints") or None,
+        runs=runs,
+    )
+
+
+def run(
+    recipe: Recipe,
+    *,
+    stage: str,
+    corpus: str,
+    base: str,
+    out: Path,
+    how: Launch,
+    on_progress: OnProgress | None = None,
+) -> StageResult:
+    """Train one stage, go on with it, or take over a finished one.
+
+    Args:
+        recipe: Resolved.
+        stage: Which of its stages.
+        corpus: A prepared corpus, a path or ``s3://``.
+        base: Checkpoint of the stage before, likewise; empty only where stage 1 starts from nothing.
+        out: Where the finished stage goes.
+        how: Launcher, workers, strategy, and what else does not touch the result.
+        on_progress: Called with step, steps, loss and seconds left.
+
+    Raises:
+        VilaM3Error: see `vilam3.train.local.run` and `vilam3.train.gang.take_part`.
+    """
+    if how.launcher == "local":
+        start = brought(base) if base else None
+        return local.run(
+            recipe,
+            stage=stage,
+            corpus=brought(corpus),
+            base=start,
+            out=out,
+            tracking=open_tracker(recipe, how.runs),
+            on_progress=on_progress,
+        )
+    settings = recipe.stage(stage)
+    beside = out.absolute().parent / f".{out.name}.checkpoints"
+    order = Order(
+        recipe=recipe.resolved_json(),
+        stage=stage,
+        corpus=_absolute(corpus),
+        base=_absolute(base),
+        out=out.absolute(),
+        strategy=how.strategy or default_strategy(settings),
+        checkpoints=how.checkpoints or beside.as_uri(),
+        runs=None if how.runs is None else how.runs.absolute(),
+    )
+    if how.launcher == "torchrun":
+        from vilam3.train import torchrun  # noqa: PLC0415 - a launcher is loaded when it is chosen
+
+        result = torchrun.run(order, on_progress=on_progress)
+    else:
+        inputs = inputs_of(recipe, stage=stage, corpus=brought(corpus), base=brought(base) if base else None)
+        if (found := finished(out, inputs)) is not None:
+            return found
+        from vilam3.train import on_ray  # noqa: PLC0415 - Ray takes seconds to import
+
+        result = on_ray.run(order, workers=how.workers or settings.devices, on_progress=on_progress)
+        _collect(order, inputs)
+    shutil.rmtree(beside, ignore_errors=True)
+    return result
+
+
+def _absolute(place: str) -> str:
+    return place if not place or "://" in place else str(Path(place).absolute())
+
+
+def _collect(order: Order, inputs: dict[str, str]) -> None:
+    """Bring the finished stage here, where the leader worked on another machine."""
+    if (order.out / STAGE_FILE).is_file() or not order.checkpoints.startswith("s3://"):
+        return
+    with whole_directory(order.out) as partial:
+        fetch(f"{order.checkpoints.rstrip('/')}/{run_name(order.stage, inputs)}/{FINAL}", partial / "stage")
+        for item in (partial / "stage").iterdir():
+            item.rename(partial / item.name)
+        (partial / "stage").rmdir()

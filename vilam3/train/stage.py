@@ -1,0 +1,80 @@
+"""What every launcher does around a stage: find it finished, make its arithmetic repeatable, end when asked to."""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from vilam3.errors import CheckpointError
+from vilam3.model.digests import verify_digests
+from vilam3.recipe import Recipe
+from vilam3.train.record import STAGE_FILE, StageResult, digest_of, read_stage
+
+OnProgress = Callable[[int, int, float, float], None]  # step, steps, loss, seconds left
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+log = logging.getLogger(__name__)
+
+
+def work_folder(out: Path, inputs: dict[str, str]) -> Path:
+    """Where a stage works until it is complete: hidden beside its output, named for the digest of its inputs."""
+    return out.parent / f".{out.name}.{digest_of(inputs)[:12]}.work"
+
+
+def finished(out: Path, inputs: dict[str, str]) -> StageResult | None:
+    """The stage at `out`, if it is whole and of these inputs."""
+    if not (out / STAGE_FILE).is_file():
+        return None
+    try:
+        found = read_stage(out)
+        verify_digests(out)
+    except CheckpointError as error:
+        log.warning("stage is trained again: %s", error)
+        return None
+    if found.inputs_digest != digest_of(inputs):
+        changed = sorted(key for key, value in inputs.items() if found.inputs.get(key) != value)
+        log.warning("stage %s is trained again: %s changed since it was finished", found.name, ", ".join(changed))
+        return None
+    return replace(found, is_reused=True)
+
+
+def link(source: str, target: str) -> str:
+    """Share the file where the file system can, so that weights are not written twice."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
+
+
+@contextlib.contextmanager
+def repeatable(recipe: Recipe) -> Iterator[None]:
+    """Fixed seed, undivided operations, only algorithms that give the same bits every time; undone afterwards."""
+    threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.manual_seed(recipe.seed)
+    torch.set_num_threads(1)  # threads take whole parts of the batch, see `vilam3.train.gradients`
+    torch.use_deterministic_algorithms(mode=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=was_deterministic)
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def on_termination(stop: threading.Event) -> Iterator[None]:
+    """Let SIGTERM end the run at the next step; signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
