@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from vilam3.errors import DataError
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, LlmConfig, VilaConfig
+from vilam3.model.losses import target_loss
 from vilam3.model.projector import Projector
 from vilam3.model.segments import segment_positions
 from vilam3.model.vision import VisionTower
@@ -175,12 +176,7 @@ class Vila(nn.Module):
         mask_BL = spliced.mask_BL[:, :limit]
         if spliced.labels_BL is None:
             return Output(logits_BLV=self.llm.lm_head(hidden_BLH), mask_BL=mask_BL)
-        # Only positions that have a target reach the head: full logits of a prompt are never formed.
-        targets_BL = spliced.labels_BL[:, 1:limit]
-        is_target_BL = targets_BL != IGNORED_LABEL
-        logits_TV = self.llm.lm_head(hidden_BLH[:, :-1][is_target_BL])
-        num_targets = logits_TV.shape[0]
-        total = nn.functional.cross_entropy(logits_TV.float(), targets_BL[is_target_BL], reduction="sum")
+        total, num_targets = target_loss(self.llm.lm_head, hidden_BLH, spliced.labels_BL[:, :limit])
         return Output(loss=total / max(num_targets, 1), num_targets=num_targets, mask_BL=mask_BL)
 
     def prefill(self, spliced: Spliced) -> tuple[Tensor, Cache]:

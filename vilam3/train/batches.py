@@ -213,7 +213,7 @@ def collate_packed(rows: Sequence[Sequence[Example]], pictures: Pictures) -> Bat
     joined = [
         Example(
             input_ids_T=np.concatenate([example.input_ids_T for example in row]),
-            labels_T=np.concatenate([example.labels_T for example in row]),
+            labels_T=np.concatenate([_unpredicted_first(example.labels_T) for example in row]),
             images=tuple(name for example in row for name in example.images),
             length=sum(example.length for example in row),
         )
@@ -225,3 +225,8 @@ def collate_packed(rows: Sequence[Sequence[Example]], pictures: Pictures) -> Bat
         starts_BT[number, np.cumsum([0, *(len(example.input_ids_T) for example in row[:-1])])] = True
     samples = tuple(example.sample_id for row in rows for example in row)
     return replace(batch, starts_BT=starts_BT, samples=samples, num_shared=0)
+
+
+def _unpredicted_first(labels_T: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Nothing before a sample predicts its first token, alone or behind another one."""
+    return np.concatenate([[IGNORED_LABEL], labels_T[1:]])

@@ -182,7 +182,8 @@ def states_bytes(total: int, trainable: int, *, devices: int, zero_stage: int, p
 def _activations_bytes(config: VilaConfig, stage: Stage, assumptions: Assumptions, width: int) -> int:
     """Of the language model; with recomputation only each layer's input and one layer's inside are held."""
     llm = config.llm
-    positions = stage.micro_batch * min(assumptions.tokens_per_sample, stage.max_tokens)
+    length = min(assumptions.tokens_per_sample, stage.max_tokens)
+    positions = stage.packed_rows * stage.max_tokens or stage.micro_batch * length
     layer = positions * llm.hidden_size * width
     layers = llm.num_hidden_layers
     kept = layers + LAYER_ACTIVATIONS if stage.gradient_checkpointing else layers * LAYER_ACTIVATIONS
