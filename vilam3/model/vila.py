@@ -14,7 +14,9 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from vilam3.errors import DataError
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, LlmConfig, VilaConfig
+from vilam3.model.losses import target_loss
 from vilam3.model.projector import Projector
+from vilam3.model.segments import segment_positions
 from vilam3.model.vision import VisionTower
 
 
@@ -143,27 +145,38 @@ class Vila(nn.Module):
         pixels_NCHW: Tensor | None = None,
         attention_mask_BT: Tensor | None = None,
         labels_BT: Tensor | None = None,
+        starts_BT: Tensor | None = None,
     ) -> Output:
         """Score a batch: the training loss where labels are given, else all logits.
 
         Rows longer than the context are cut at its end, as the published training does.
+
+        Args:
+            input_ids_BT: Token ids with `IMAGE_TOKEN_ID` where an image goes, padded on the right.
+            pixels_NCHW: All images of the batch, or None.
+            attention_mask_BT: True at real tokens; None when nothing is padded.
+            labels_BT: Targets aligned with the ids.
+            starts_BT: True where a conversation begins, for rows that hold several; None where each holds one.
 
         Raises:
             DataError: placeholders and images disagree in number.
         """
         spliced = self.splice(input_ids_BT, pixels_NCHW, attention_mask_BT=attention_mask_BT, labels_BT=labels_BT)
         limit = self.config.max_tokens
+        positions_BL = None
+        if starts_BT is not None:
+            is_real_BT = torch.ones_like(starts_BT) if attention_mask_BT is None else attention_mask_BT.bool()
+            positions_BL = segment_positions(
+                input_ids_BT, is_real_BT, starts_BT, tokens_per_image=self.config.tokens_per_image
+            )[:, :limit]
         # Padding is on the right and attention is causal, so real positions never see it: no mask is needed.
-        hidden_BLH = self.llm.model(inputs_embeds=spliced.embeds_BLH[:, :limit], use_cache=False).last_hidden_state
+        hidden_BLH = self.llm.model(
+            inputs_embeds=spliced.embeds_BLH[:, :limit], position_ids=positions_BL, use_cache=False
+        ).last_hidden_state
         mask_BL = spliced.mask_BL[:, :limit]
         if spliced.labels_BL is None:
             return Output(logits_BLV=self.llm.lm_head(hidden_BLH), mask_BL=mask_BL)
-        # Only positions that have a target reach the head: full logits of a prompt are never formed.
-        targets_BL = spliced.labels_BL[:, 1:limit]
-        is_target_BL = targets_BL != IGNORED_LABEL
-        logits_TV = self.llm.lm_head(hidden_BLH[:, :-1][is_target_BL])
-        num_targets = logits_TV.shape[0]
-        total = nn.functional.cross_entropy(logits_TV.float(), targets_BL[is_target_BL], reduction="sum")
+        total, num_targets = target_loss(self.llm.lm_head, hidden_BLH, spliced.labels_BL[:, :limit])
         return Output(loss=total / max(num_targets, 1), num_targets=num_targets, mask_BL=mask_BL)
 
     def prefill(self, spliced: Spliced) -> tuple[Tensor, Cache]:
