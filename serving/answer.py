@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from serving import metrics
+from serving import cards, metrics
 from serving.completion import Answered, ExpertEnded, completion
 from serving.flow import Flow
 from serving.inquiry import Inquiry, prepare
@@ -21,7 +21,7 @@ from serving.presence import Gone
 from serving.results import ResultStore
 from serving.studies import StudyStore
 from serving.tenants import Tenants
-from serving.wire import ChatRequest, Usage
+from serving.wire import MODEL_NAME, ChatRequest, Usage
 from vilam3.consultant import Consultant
 from vilam3.data.study import Study
 from vilam3.dialogue.drive import Bounds, Event, ExpertFinished, ExpertStarted, ReplyFinished, answer
@@ -84,6 +84,15 @@ class Service:
     def consultant(self) -> Consultant:
         """The model and experts as they are now."""
         return self.consult()
+
+    @property
+    def model(self) -> str:
+        """The name of the one model."""
+        return MODEL_NAME
+
+    def card(self) -> dict[str, Any]:
+        """What is said of it."""
+        return cards.card_of(self.model, created=self.started, digest=self.consultant.model_digest)
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run blocking reading off the event loop."""

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -90,13 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
     from serving.address import check_free  # noqa: PLC0415 - keep --help instant
     from serving.tenants import from_environment  # noqa: PLC0415 - likewise
     from vilam3 import log  # noqa: PLC0415 - likewise
+    from vilam3.progress import waiting  # noqa: PLC0415 - likewise
 
     _check(arguments)
     tenants = from_environment(host=arguments.host, without_keys=arguments.without_keys)
     check_free(arguments.host, arguments.port)
     _check_weights(arguments)
     log.setup()
-    with _status("loading the server"):
+    with waiting("loading the server"):
         from serving.roles import Place  # noqa: PLC0415 - likewise
         from serving.server import Listening, serve  # noqa: PLC0415 - likewise
         from vilam3.shelf import STUDIES_VARIABLE  # noqa: PLC0415 - likewise
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     uri = arguments.studies or os.environ.get(STUDIES_VARIABLE, "")
     with _work(arguments.work) as work:
         place = Place(work=work, studies_uri=uri, tenants=tenants)
-        with _status("loading the model"):
+        with waiting("loading the model"):
             part = _part(arguments, place)
         serve(part, listening, on_ready=lambda url: _say_ready(url, arguments.role))
     return 0
@@ -193,18 +193,6 @@ def _work(folder: Path | None) -> Iterator[Path]:
         raise UserError(f"--work {folder}: {error.strerror}; choose a directory this user may write to") from error
     with made as name:
         yield Path(name)
-
-
-@contextlib.contextmanager
-def _status(what: str) -> Iterator[None]:
-    """Say on a terminal what takes long."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console  # noqa: PLC0415 - keep --help instant
-
-    with Console(stderr=True).status(what):
-        yield
 
 
 def _port(text: str) -> int:

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
-from serving import guard, metrics, refusals
+from serving import cards, guard, metrics, refusals
 from serving.flow import Flow
 from serving.lanes import Lane
 from serving.presence import gone
@@ -20,14 +19,12 @@ from serving.tenants import Tenants
 from vilam3.consultant import with_modality
 from vilam3.data.sample import Dialect
 from vilam3.data.study import Study
-from vilam3.errors import DataError, NotFoundError
+from vilam3.errors import DataError
 from vilam3.experts.protocol import ExpertCall, ExpertResult
-from vilam3.services.findings import Consultation, Finding, card_of
+from vilam3.services.findings import Consultation, Finding
 from vilam3.shelf import Shelf
 
 WAITING = 16
-
-router = APIRouter(default_response_class=JSONResponse)
 
 
 class OneExpert(Protocol):
@@ -77,7 +74,7 @@ class ExpertService:
     def card(self) -> dict[str, Any]:
         """What is said of it."""
         (told,) = self.registry().describe()
-        return card_of(self.model, {**told, "expert": told["name"], "created": self.started})
+        return cards.card_of(self.model, created=self.started, expert=told["name"], **told)
 
     def begin(self, work: Callable[[], Any]) -> Flow[None, Any]:
         """Queue one piece of work.
@@ -126,16 +123,6 @@ class ExpertService:
 
 def install(app: FastAPI, service: ExpertService) -> None:
     """Put the routes on an application, before its own."""
-    app.state.expert = service
-    app.include_router(router)
+    cards.install(app, service)
     refusals.install(app)
     guard.install(app)
-
-
-@router.get("/v1/models/{name}")
-async def model(name: str, request: Request) -> dict[str, Any]:
-    """The expert's card and readiness; open, because probes carry no key."""
-    service: ExpertService = request.app.state.expert
-    if name != service.model:
-        raise NotFoundError(f"model {name!r}: not served here; use {service.model!r}")
-    return {**service.card(), "ready": True}

@@ -35,7 +35,7 @@ from vilam3.dialogue.record import UNREADABLE, expert_call, notes
 from vilam3.dialogue.replay import replay
 from vilam3.errors import DataError, ExpertError, NotFoundError
 from vilam3.experts.protocol import ExpertCall, ExpertResult
-from vilam3.experts.roster import Roster
+from vilam3.experts.roster import Listed, Roster
 from vilam3.graph import PASSING_PATH, STEP_PATH
 from vilam3.services.findings import Consultation
 from vilam3.shelf import NONE, tenant_folder
@@ -45,7 +45,7 @@ NO_STEP = "no step of this graph asks it."
 router = APIRouter(default_response_class=JSONResponse)
 
 
-class OnPaper(Roster):
+class OnPaper(Roster[Listed]):
     """Experts that the graph asks, not this process."""
 
     def run(self, call: ExpertCall, study: Study, **_: object) -> ExpertResult:

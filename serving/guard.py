@@ -1,7 +1,4 @@
-"""Around every request: a bound on its body, one log line without content, and no stack trace for anybody.
-
-Pure ASGI, because the streams of answers must pass through unbuffered.
-"""
+"""Around every request: a bound on its body, one log line without content, and no stack trace for anybody."""
 
 import logging
 import time
@@ -9,9 +6,10 @@ import traceback
 from collections.abc import Mapping
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serving import refusals
+from serving.middleware import Around
 from serving.presence import Presence
 from vilam3.errors import TooLargeError
 
@@ -29,18 +27,11 @@ def install(app: FastAPI) -> None:
     app.add_middleware(Watched)  # added last, so it is outermost
 
 
-class BoundedBody:
+class BoundedBody(Around):
     """Refuses bodies beyond a bound, by their header or, where it lies or is missing, while they come in."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         most = BODY_BYTES.get(scope["path"].rstrip("/"), ANY_BODY_BYTES)
         if _declared(scope) > most:
             await refusals.response(_too_large(most))(scope, receive, send)
@@ -58,18 +49,11 @@ class BoundedBody:
         await self._app(scope, bounded, send)
 
 
-class Watched:
+class Watched(Around):
     """Logs method, route template, status and milliseconds; turns what nobody caught into a plain 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         status = 0
         started = time.perf_counter()
 

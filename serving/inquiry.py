@@ -82,7 +82,7 @@ def prepare(
     """
     if request.model != MODEL_NAME:
         raise NotFoundError(f"model {request.model!r}: not served here; use {MODEL_NAME!r}")
-    *earlier, newest = [message for message in request.messages if message.role not in {"system", "developer"}]
+    *earlier, newest = request.spoken()
     history: list[Message] = []
     study: Study | None = None
     for message in earlier:
@@ -108,19 +108,7 @@ def prepare(
         study=study,
         slice_index=request.slice_index,
         several=request.several,
-        sampling=_sampling(request),
-    )
-
-
-def _sampling(request: ChatRequest) -> Sampling:
-    plain = Sampling()
-    system = [_text_of(message) for message in request.messages if message.role in {"system", "developer"}]
-    return Sampling(
-        temperature=plain.temperature if request.temperature is None else request.temperature,
-        top_p=plain.top_p if request.top_p is None else request.top_p,
-        max_new_tokens=request.max_completion_tokens or request.max_tokens or plain.max_new_tokens,
-        seed=request.seed,
-        system_prompt="\n".join(system) or None,
+        sampling=request.sampling(),
     )
 
 
@@ -145,7 +133,7 @@ def _past(
 
 def _read(message: ChatMessage, request: ChatRequest, *, tenant: str, studies: StudyStore) -> tuple[str, Study | None]:
     """The message's text without references, and its study."""
-    text = _text_of(message)
+    text = message.text(between="\n").strip()
     urls = [part.image_url.url for part in message.parts() if isinstance(part, ImagePart)]
     handles = _STUDY_IN_TEXT.findall(text) + [url for url in urls if url.startswith(STUDY_SCHEME)]
     handles = list(dict.fromkeys(handle.removeprefix(STUDY_SCHEME) for handle in handles))
@@ -192,10 +180,6 @@ def _upload(number: int, url: str) -> Upload:
         return io.BytesIO(content)
 
     return Upload(name=f"image_{number}{SUFFIXES.get(found[1] or '', '')}", open=opened)
-
-
-def _text_of(message: ChatMessage) -> str:
-    return "\n".join(part.text for part in message.parts() if not isinstance(part, ImagePart)).strip()
 
 
 def _bare(text: str) -> str:

@@ -153,7 +153,7 @@ class HandleEngine:
         return cast("Generation", last)
 
 
-class HandleExperts(Roster):
+class HandleExperts(Roster[Listed]):
     """`vilam3.consultant.Experts` of deployments."""
 
     needs_reference = True

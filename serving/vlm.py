@@ -3,7 +3,6 @@
 While there is no token a stream carries comment lines, by which a caller sees that the model is still at work.
 """
 
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -12,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
-from serving import guard, metrics, refusals
+from serving import cards, guard, metrics, refusals, sse
 from serving.flow import Flow
 from serving.lanes import Lane
 from serving.reply_wire import ReplyRequest
@@ -24,7 +23,6 @@ from vilam3.dialogue.messages import Engine, Generation, Message, Sampling
 from vilam3.errors import EngineError, NotFoundError
 from vilam3.services.engine import MODEL
 
-DONE = "data: [DONE]\n\n"
 STILL_AT_WORK = ": at work\n\n"
 SIDE_BY_SIDE, WAITING = 8, 64
 
@@ -65,7 +63,12 @@ class ModelService:
     def card(self) -> dict[str, Any]:
         """What is said of the model."""
         told = {"digest": self.digest, "dialect": self.dialect, "engine": self.engine.name}
-        return {"id": MODEL, "object": "model", "created": self.started, "owned_by": "vilam3", **told}
+        return cards.card_of(self.model, created=self.started, **told)
+
+    @property
+    def model(self) -> str:
+        """The name of the one model."""
+        return MODEL
 
     def close(self) -> None:
         """Let threads end."""
@@ -93,38 +96,19 @@ class ModelService:
 def install(app: FastAPI, service: ModelService) -> None:
     """Put the routes on an application, before its own."""
     app.state.model = service
+    cards.install(app, service)
     app.include_router(router)
     refusals.install(app)
     guard.install(app)
 
 
-def _service(request: Request) -> ModelService:
-    service: ModelService = request.app.state.model
-    return service
-
-
 def _admitted(request: Request) -> ModelService:
-    service = _service(request)
+    service: ModelService = request.app.state.model
     service.tenants.of(request.headers)
     return service
 
 
 Admitted = Annotated[ModelService, Depends(_admitted)]
-Open = Annotated[ModelService, Depends(_service)]
-
-
-@router.get("/v1/models")
-async def models(service: Admitted) -> dict[str, Any]:
-    """The one model, for OpenAI clients (`data`) and KServe clients (`models`)."""
-    return {"object": "list", "data": [service.card()], "models": [MODEL]}
-
-
-@router.get("/v1/models/{name}")
-async def model(name: str, service: Open) -> dict[str, Any]:
-    """The model's card and readiness; open, because probes carry no key."""
-    if name != MODEL:
-        raise NotFoundError(f"model {name!r}: not served here; use {MODEL!r}")
-    return {**service.card(), "name": MODEL, "ready": True}
 
 
 @router.post("/v1/chat/completions", response_model=None)
@@ -138,10 +122,7 @@ async def chat(body: ReplyRequest, request: Request, service: Admitted) -> Respo
     head["system_fingerprint"] = service.digest
     if not body.stream:
         return JSONResponse(_whole(head, await reply.outcome(gone=request.is_disconnected)))
-    with_usage = body.stream_options is not None and body.stream_options.include_usage
-    lines = _lines(reply, request, head, with_usage=with_usage)
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+    return sse.response(_lines(reply, request, head, with_usage=body.with_usage))
 
 
 async def _lines(reply: Reply, request: Request, head: dict[str, Any], *, with_usage: bool) -> AsyncIterator[str]:
@@ -152,10 +133,10 @@ async def _lines(reply: Reply, request: Request, head: dict[str, Any], *, with_u
         generation = reply.result()
         yield _chunk(head, {}, finish_reason=_reason(generation))
         if with_usage:
-            yield _data({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(generation)})
+            yield sse.data({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(generation)})
     except Exception as error:  # noqa: BLE001 - the status line is gone: what is left is to say so in the stream
-        yield _data(refusals.body(error))
-    yield DONE
+        yield sse.data(refusals.body(error))
+    yield sse.DONE
 
 
 def _whole(head: dict[str, Any], generation: Generation) -> dict[str, Any]:
@@ -166,11 +147,7 @@ def _whole(head: dict[str, Any], generation: Generation) -> dict[str, Any]:
 
 def _chunk(head: dict[str, Any], delta: dict[str, Any], *, finish_reason: str | None = None) -> str:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    return _data({**head, "object": "chat.completion.chunk", "choices": [choice]})
-
-
-def _data(value: object) -> str:
-    return f"data: {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n\n"
+    return sse.data({**head, "object": "chat.completion.chunk", "choices": [choice]})
 
 
 def _reason(generation: Generation) -> str:

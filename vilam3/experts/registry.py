@@ -18,12 +18,11 @@ from vilam3.data.study import Study
 from vilam3.errors import ExpertError, NotFoundError, VilaM3Error
 from vilam3.experts.protocol import Expert, ExpertCall, ExpertResult
 from vilam3.experts.roster import Roster
-from vilam3.experts.trigger import Grammar
 
 GROUP = "vilam3.experts"
 
 
-class Registry:
+class Registry(Roster[Expert]):
     """Opened experts by name; they keep what they load, so keep the registry as long as questions come."""
 
     def __init__(self, experts: Iterable[Expert], *, absent: Mapping[str, str] | None = None) -> None:
@@ -33,8 +32,7 @@ class Registry:
             experts: Opened experts, each name once.
             absent: Why others are not here, by name.
         """
-        self._experts = {expert.name: expert for expert in experts}
-        self._roster = Roster(self._experts.values())
+        super().__init__(experts)
         self.absent: Mapping[str, str] = MappingProxyType(dict(absent or {}))
 
     @classmethod
@@ -78,19 +76,6 @@ class Registry:
             raise NotFoundError(f"experts {root}: no expert is in there; put bundles there or run: vilam3 experts fit")
         return cls(opened, absent=absent)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names at hand: the published ones in the order in which triggers are tried, then the others."""
-        return self._roster.names
-
-    def grammar(self, *, several: bool = False) -> Grammar:
-        """Finds triggers of these experts."""
-        return self._roster.grammar(several=several)
-
-    def cards(self) -> str:
-        """The model cards that open a question: the published text, then added experts; empty without experts."""
-        return self._roster.cards()
-
     def run(
         self,
         call: ExpertCall,
@@ -108,10 +93,7 @@ class Registry:
         """
         if cancelled is not None and cancelled.is_set():
             raise ExpertError(f"expert {call.expert}: nobody waits for it any more.")
-        if call.expert not in self._experts:
-            available = ", ".join(self.names) or "none"
-            raise ExpertError(f"the expert {call.expert} is not available here; available are {available}.")
-        return self._experts[call.expert].run(study, call.argument, slice_index=slice_index)
+        return self.find(call.expert).run(study, call.argument, slice_index=slice_index)
 
     def describe(self) -> list[dict[str, Any]]:
         """One entry for each expert for people and programs: name, modality, arguments, version, intended use."""

@@ -21,7 +21,6 @@ from vilam3.data.study import Study
 from vilam3.errors import ExpertError, UserError, VilaM3Error
 from vilam3.experts.protocol import ExpertCall, ExpertResult
 from vilam3.experts.roster import Listed, Roster, published
-from vilam3.experts.trigger import Grammar
 from vilam3.services.findings import Consultation, Finding
 from vilam3.services.http import COLD, NOT_BEGUN, Patience, check_url, complaint, expert_error, settings
 
@@ -43,7 +42,7 @@ class Waits:
     total_s: float = 240.0
 
 
-class RemoteExperts:
+class RemoteExperts(Roster[Listed]):
     """Experts by name and address; safe to share between threads."""
 
     needs_reference = True
@@ -61,26 +60,13 @@ class RemoteExperts:
         self._urls = {name: check_url(url, option=f"--expert-url {name}=") for name, url in urls.items()}
         self._waits = waits or Waits()
         self._dialect: Dialect = "demo"
-        self._roster = Roster(published(name) or fetch_card(name, url, self._waits) for name, url in self._urls.items())
+        super().__init__(published(name) or fetch_card(name, url, self._waits) for name, url in self._urls.items())
 
     def speaking(self, dialect: Dialect) -> Self:
         """The same experts, asked for the wording that a language model was trained in."""
         other = copy(self)
         other._dialect = dialect  # noqa: SLF001 - of our own kind
         return other
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names at hand, in the order in which triggers are tried."""
-        return self._roster.names
-
-    def grammar(self, *, several: bool = False) -> Grammar:
-        """See `vilam3.consultant.Experts`."""
-        return self._roster.grammar(several=several)
-
-    def cards(self) -> str:
-        """See `vilam3.consultant.Experts`."""
-        return self._roster.cards()
 
     def run(
         self,
@@ -95,10 +81,7 @@ class RemoteExperts:
         Raises:
             ExpertError: it is missing, cold, too slow or failing, or refuses.
         """
-        url = self._urls.get(call.expert)
-        if url is None:
-            available = ", ".join(self.names) or "none"
-            raise ExpertError(f"the expert {call.expert} is not available here; available are {available}.")
+        url = self._urls[self.find(call.expert).name]
         asked = consultation(call, study, slice_index=slice_index, dialect=self._dialect)
         finding = asyncio.run(_unless(cancelled, self._ask(call.expert, url, asked)))
         return checked(call.expert, finding, study)

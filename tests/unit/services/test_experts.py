@@ -16,10 +16,10 @@ from fastapi.responses import JSONResponse
 from tests.unit.serving.live import free_port, live
 from vilam3.data.study import Study, Volume, study_of
 from vilam3.errors import ExpertError, UserError
-from vilam3.experts.protocol import ExpertCall, LabelMap
+from vilam3.experts.protocol import ExpertCall, LabelMap, Provenance
 from vilam3.objects import FolderStore
 from vilam3.services.experts import RemoteExperts, Waits
-from vilam3.services.findings import Finding, Origin
+from vilam3.services.findings import Finding
 from vilam3.shelf import Shelf
 
 CALL = ExpertCall(expert="VISTA3D", argument="hepatic tumor")
@@ -38,7 +38,7 @@ def study(shelf: Shelf) -> Study:
 
 
 def finding(study: Study, **changed: object) -> dict[str, Any]:
-    origin = Origin(
+    origin = Provenance(
         expert="VISTA3D",
         version="1",
         weights_digest="0" * 64,
