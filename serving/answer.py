@@ -24,7 +24,9 @@ from serving.tenants import Tenants
 from serving.wire import MODEL_NAME, ChatRequest, Usage
 from vilam3.consultant import Consultant
 from vilam3.data.study import Study
-from vilam3.dialogue.drive import Bounds, Event, ExpertFinished, ExpertStarted, ReplyFinished, answer
+from vilam3.dialogue.bounds import Bounds
+from vilam3.dialogue.drive import answer
+from vilam3.dialogue.events import Event, ExpertFinished, ExpertStarted, ReplyFinished
 from vilam3.dialogue.loop import Transcript
 from vilam3.dialogue.record import expert_call, notes
 from vilam3.errors import ArtifactError, VilaM3Error
@@ -174,7 +176,7 @@ class Running:
             transcript = answer(
                 inquiry.asking,
                 consultant.engine,
-                consultant.ask_on(study, slice_index=inquiry.slice_index, cancelled=flow.cancelled),
+                consultant.ask_on(study, slice_index=inquiry.slice_index),
                 consultant.grammar(several=inquiry.several),
                 sampling=inquiry.sampling,
                 on_event=recorder.on_event,

@@ -127,7 +127,7 @@ def _part(arguments: argparse.Namespace, place: "Place") -> "Part":
 def _orchestrator(arguments: argparse.Namespace, place: "Place") -> "Part":
     from serving import roles  # noqa: PLC0415 - loaded by now
     from serving.orchestrator import Budget  # noqa: PLC0415 - likewise
-    from vilam3.services.experts import Waits  # noqa: PLC0415 - likewise
+    from vilam3.services.visit import Waits  # noqa: PLC0415 - likewise
 
     waits = {"warmup_s": arguments.warmup_s, "total_s": arguments.expert_timeout_s}
     budget = {"deadline_s": arguments.deadline_s, "per_tenant": arguments.per_tenant}

@@ -28,13 +28,13 @@ from serving.vlm import ModelService
 from serving.wire import MODEL_NAME, MOST_ROUNDS, Usage
 from vilam3.consultant import Consultant
 from vilam3.data.study import Study
-from vilam3.dialogue.drive import consult
 from vilam3.dialogue.loop import Consult, Generate, Outcome, Step, Transcript
 from vilam3.dialogue.messages import Generation
+from vilam3.dialogue.panel import consult
 from vilam3.dialogue.record import UNREADABLE, expert_call, notes
 from vilam3.dialogue.replay import replay
 from vilam3.errors import DataError, ExpertError, NotFoundError
-from vilam3.experts.protocol import ExpertCall, ExpertResult
+from vilam3.experts.protocol import ExpertCall, ExpertResult, Watch
 from vilam3.experts.roster import Listed, Roster
 from vilam3.graph import PASSING_PATH, STEP_PATH
 from vilam3.services.findings import Consultation
@@ -148,7 +148,7 @@ class ExpertStep:
         began = time.monotonic()
         found: list[Any] = []
 
-        def ask(_: ExpertCall) -> ExpertResult:
+        def ask(_: ExpertCall, __: Watch) -> ExpertResult:
             found.append(self.service.run(_consultation(state, call)))
             result: ExpertResult = found[0].result()
             return result

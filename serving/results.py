@@ -17,6 +17,7 @@ from vilam3.data.study import Study
 from vilam3.errors import NotFoundError
 from vilam3.experts.protocol import ExpertResult
 from vilam3.objects import ObjectStore
+from vilam3.services.memory import is_remembered
 from vilam3.shelf import Bounds, drop_oldest, put_json, tenant_folder
 
 _SHAPE = re.compile(r"chatcmpl-[0-9a-f]{32}")
@@ -67,7 +68,8 @@ class ResultStore:
     def _keep_mask(self, key: str, result: ExpertResult, study: Study) -> bool:
         if result.mask_reference:
             self._objects.copy(result.mask_reference, key)
-            self._objects.delete(result.mask_reference)
+            if not is_remembered(result.mask_reference):
+                self._objects.delete(result.mask_reference)
             return True
         if result.mask is None or not study.volumes:
             return False

@@ -18,7 +18,8 @@ from vilam3.experts.facts import ARGUMENTS
 from vilam3.experts.roster import Listed, published
 from vilam3.objects import FolderStore, ObjectStore, open_store
 from vilam3.services.engine import RemoteEngine
-from vilam3.services.experts import RemoteExperts, Waits
+from vilam3.services.experts import RemoteExperts
+from vilam3.services.visit import Waits
 from vilam3.shelf import STUDIES_VARIABLE, Shelf
 
 

@@ -16,7 +16,7 @@ from serving.answer import Progress, Running
 from serving.completion import Answered, ExpertEnded, beside
 from serving.presence import Gone
 from serving.wire import MODEL_NAME
-from vilam3.dialogue.drive import ExpertStarted, ReplyFinished, TextPiece
+from vilam3.dialogue.events import ExpertProgressed, ExpertStarted, ReplyFinished, TextPiece
 from vilam3.errors import VilaM3Error
 
 HELD_CHARACTERS = 240
@@ -81,6 +81,8 @@ class Writer:
                     expert=event.call.expert,
                     argument=event.call.argument,
                 )
+            case ExpertProgressed():
+                yield self._typed("expert.progress", index=event.index, fraction=event.fraction)
             case ExpertEnded():
                 name = "expert.failed" if event.record["error"] else "expert.finished"
                 yield self._typed(name, index=event.index, **event.record)

@@ -21,6 +21,7 @@ from vilam3.data.intake import Limits, read_study
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
 from vilam3.errors import DataError, NotFoundError
+from vilam3.services.memory import folder_of
 from vilam3.shelf import GIB, NONE, STUDY_ID, Bounds, Shelf, drop_oldest, get_json, put_json, tenant_folder
 
 COPY_BYTES = 1 << 20
@@ -99,13 +100,14 @@ class StudyStore:
         return study
 
     def delete(self, tenant: str, study_id: str) -> None:
-        """Forget a study and remove what is kept of it.
+        """Forget a study and remove what is kept of it, findings of experts included.
 
         Raises:
             NotFoundError: there is none of that id for this tenant.
         """
         self._info(tenant, study_id)
         self.shelf.forget(_reference(tenant, study_id))
+        self.shelf.objects.delete(folder_of(tenant, study_id.split("-")[1]))
 
     @contextmanager
     def lent(self, tenant: str, study: Study | None, *, needed: bool = True) -> Iterator[Study | None]:

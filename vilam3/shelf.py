@@ -34,7 +34,7 @@ REFERENCE = re.compile(rf"{TENANTS}/[0-9a-f]{{32}}/studies/{STUDY_ID}")
 DIGEST_LETTERS = 32
 GIB = 1 << 30
 NONE = "study: there is none of that id; it was deleted, expired or never uploaded, upload it again"
-Kind = Literal["studies", "answers"]
+Kind = Literal["studies", "answers", "findings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

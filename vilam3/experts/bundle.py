@@ -113,6 +113,11 @@ class Bundle:
             self._digest = sha256_file(self.root / WEIGHTS)
         return self._digest
 
+    @property
+    def known_digest(self) -> str:
+        """`weights_digest` where the weights have been read, else empty: reading them takes long."""
+        return self._digest
+
     def segment(
         self, volumes: Sequence[Volume], *, label_prompt: Sequence[int] | None = None, watch: Watch = unwatched
     ) -> Ids:

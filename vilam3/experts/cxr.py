@@ -82,6 +82,11 @@ class Cxr:
         """
         self.run(radiograph_study())
 
+    @property
+    def known_digest(self) -> str:
+        """Of the weights, once they have been read."""
+        return "" if self._loaded is None else self._loaded[1]
+
     def _load(self) -> tuple[Ensemble, str]:
         if self._loaded is None:
             ensemble = Ensemble(self.folder, self.plan, device=self._device)

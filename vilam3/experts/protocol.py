@@ -25,6 +25,11 @@ class Measurement:
     unit: str
 
 
+def model_of(version: str, weights_digest: str) -> str:
+    """One name for a version and its weights, which change apart from each other; empty if either is not known."""
+    return f"{version} {weights_digest}" if version and weights_digest else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Where a finding comes from, enough to obtain it again."""
@@ -38,6 +43,11 @@ class Provenance:
     slice_index: int | None
     seconds: float
     created_at: str
+
+    @property
+    def model(self) -> str:
+        """What tells its model from others of the same name; see `model_of`."""
+        return model_of(self.version, self.weights_digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,6 +78,7 @@ class ExpertResult:
         scores: Classification probabilities by label, 0 to 1.
         measurements: Volumes in ml and the like.
         provenance: Where it comes from.
+        is_remembered: It was found earlier and is given again; see `vilam3.services.memory`.
     """
 
     text: str
@@ -78,6 +89,7 @@ class ExpertResult:
     colors: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
+    is_remembered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

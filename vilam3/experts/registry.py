@@ -33,6 +33,7 @@ class Registry(Roster[Expert]):
             absent: Why others are not here, by name.
         """
         super().__init__(experts)
+        self._models: dict[str, str] = {}
         self.absent: Mapping[str, str] = MappingProxyType(dict(absent or {}))
 
     @classmethod
@@ -105,7 +106,13 @@ class Registry(Roster[Expert]):
         watching = watch if cancelled is None else until(cancelled, watch)
         watching(0.0)
         expert = self.find(call.expert)
-        return expert.run(study, call.argument, slice_index=slice_index, points=points, watch=watching)
+        result = expert.run(study, call.argument, slice_index=slice_index, points=points, watch=watching)
+        self._models[call.expert] = result.provenance.model
+        return result
+
+    def model_of(self, name: str) -> str:
+        """See `Roster.model_of`; known once the expert has run, because then its weights have been read."""
+        return self._models.get(name, "")
 
     def warm_up(self) -> None:
         """Let every expert load and run once, so that the first caller waits for neither.
@@ -157,6 +164,7 @@ def _describe(expert: Expert) -> dict[str, Any]:
         "modality": expert.modality,
         "arguments": list(expert.arguments),
         "version": getattr(bundle or plan, "version", ""),
+        "weights_digest": getattr(bundle or expert, "known_digest", ""),
         "intended_use": metadata.get("intended_use", "") or getattr(plan, "intended_use", ""),
         "card": expert.card.strip(),
     }

@@ -69,6 +69,11 @@ class Roster(Generic[NamedT]):
         added = [self._experts[name].card for name in self.names if name not in PUBLISHED_ORDER]
         return cards(tuple(added))
 
+    def model_of(self, name: str) -> str:
+        """What tells apart the models that this name stands for over time; empty where that is not known."""
+        del name
+        return ""
+
     def find(self, name: str) -> NamedT:
         """The expert of this name.
 

@@ -10,8 +10,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from vilam3.data.sample import Dialect, Modality
-from vilam3.experts.protocol import ExpertResult, Measurement, Provenance
+from vilam3.experts.protocol import ExpertResult, Measurement, Point, Provenance
 from vilam3.services.pictures import from_data_url, to_data_url
+
+MOST_POINTS = 64
 
 
 class Consultation(BaseModel):
@@ -22,6 +24,7 @@ class Consultation(BaseModel):
         study_digest: Of the content that is meant; a service that finds another refuses.
         argument: As in a trigger.
         slice_index: Axial slice; None is the middle one.
+        points: Places that say what is sought, for experts that take them.
         modality: What the study is to be read as, where the caller knows better than the file did.
         dialect: Wording that the language model was trained in.
     """
@@ -32,6 +35,7 @@ class Consultation(BaseModel):
     study_digest: str = ""
     argument: Annotated[str, Field(max_length=200)] = ""
     slice_index: Annotated[int, Field(ge=0)] | None = None
+    points: Annotated[tuple[Point, ...], Field(max_length=MOST_POINTS)] = ()
     modality: Modality | None = None
     dialect: Dialect = "demo"
 

@@ -28,7 +28,7 @@ from serving.tenants import Tenants, from_environment
 from serving.wire import Usage
 from tests.unit.serving.fakes import SlowExperts
 from tests.unit.serving.live import live
-from vilam3.dialogue.drive import ExpertStarted, ReplyFinished, TextPiece
+from vilam3.dialogue.events import ExpertStarted, ReplyFinished, TextPiece
 from vilam3.dialogue.messages import Generation
 from vilam3.errors import NotFoundError, UserError
 from vilam3.experts.protocol import ExpertCall
