@@ -13,6 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from serving import cards, guard, refusals, sse, stream
 from serving.answer import Service
 from serving.completion import completion
+from serving.results import REPLAY
 from serving.studies import Upload
 from serving.wire import ChatRequest, StudyInfo
 from vilam3.data.render import views
@@ -81,6 +82,13 @@ async def study(study_id: str, service: Served, tenant: Tenant) -> StudyInfo:
     return await service.read(partial(service.studies.info, tenant, study_id))
 
 
+@router.get("/v1/studies/{study_id}/study.zip", response_class=Response)
+async def packed(study_id: str, service: Served, tenant: Tenant) -> Response:
+    """The study as it is kept: pixels and geometry without the headers of its files."""
+    content = await service.read(partial(service.studies.packed, tenant, study_id))
+    return Response(content, media_type="application/zip")
+
+
 @router.delete("/v1/studies/{study_id}")
 async def forget(study_id: str, service: Served, tenant: Tenant) -> dict[str, Any]:
     """Forget a study and remove its files."""
@@ -100,6 +108,12 @@ async def slice_png(study_id: str, index: int, service: Served, tenant: Tenant, 
 async def result(answer_id: str, service: Served, tenant: Tenant) -> Response:
     """A kept answer with its provenance."""
     return await _kept(service, tenant, answer_id, "answer.json", "application/json")
+
+
+@router.get("/v1/results/{answer_id}/replay.json", response_class=Response)
+async def replay(answer_id: str, service: Served, tenant: Tenant) -> Response:
+    """What is needed to ask for an answer again: the request, its studies by reference."""
+    return await _kept(service, tenant, answer_id, REPLAY, "application/json")
 
 
 @router.get("/v1/results/{answer_id}/overlays/{number}.png", response_class=Response)

@@ -12,6 +12,7 @@ from vilam3.cli.main import Verbs
 from vilam3.errors import UserError
 
 if TYPE_CHECKING:
+    from serving.answer import Terms
     from serving.roles import Place
     from serving.server import Part
 
@@ -26,13 +27,14 @@ API keys, one a line, are read from the file that VILAM3_API_KEYS_FILE names; wi
 loopback only. An orchestrator sends the key in VILAM3_API_KEY to the other services. The store of studies may be named
 in VILAM3_STUDIES_URI; its S3 endpoint and keys come from the AWS variables."""
 HIGHEST_PORT = 65535
+BUDGET = ("deadline_s", "expert_seconds", "experts_at_a_time", "per_tenant", "no_cache")
 # Which options each role takes, and which of them it needs.
 TAKES: Mapping[str, Sequence[str]] = {
-    "single": ("model", "experts", "work"),
+    "single": ("model", "experts", "work", *BUDGET),
     "vlm": ("model", "studies", "work"),
     "expert": ("expert", "experts", "studies", "work"),
     "orchestrator": (
-        "vlm", "expert_url", "studies", "work", "deadline_s", "warmup_s", "expert_timeout_s", "per_tenant"
+        "vlm", "expert_url", "studies", "work", "warmup_s", "expert_timeout_s", *BUDGET
     ),
 }  # fmt: skip
 NEEDS: Mapping[str, Sequence[str]] = {
@@ -75,20 +77,26 @@ def _add_parts(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bounds(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("bounds of --role orchestrator")
+    group = parser.add_argument_group("bounds of --role single and orchestrator")
     group.add_argument("--deadline-s", type=_seconds, metavar="S", help="longest time for one answer (300)")
+    group.add_argument("--expert-seconds", type=_seconds, metavar="S", help="all experts of one answer together (600)")
+    group.add_argument("--experts-at-a-time", type=_count, metavar="N", help="experts of one reply side by side (4)")
+    group.add_argument("--per-tenant", type=_count, metavar="N", help="answers at a time for one tenant (16)")
+    group.add_argument(
+        "--no-cache", action="store_true", default=None, help="ask experts again what they have found before"
+    )
+    group = parser.add_argument_group("bounds of --role orchestrator")
     group.add_argument(
         "--warmup-s", type=_seconds, metavar="S", help="how long a service that is not up is awaited (120)"
     )
     group.add_argument("--expert-timeout-s", type=_seconds, metavar="S", help="longest time for one expert (240)")
-    group.add_argument("--per-tenant", type=int, metavar="N", help="answers at a time for one tenant (16)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Load, serve, and leave nothing of a patient behind."""
     from serving.address import check_free  # noqa: PLC0415 - keep --help instant
     from serving.tenants import from_environment  # noqa: PLC0415 - likewise
-    from vilam3 import log  # noqa: PLC0415 - likewise
+    from vilam3 import log, tracing  # noqa: PLC0415 - likewise
     from vilam3.progress import waiting  # noqa: PLC0415 - likewise
 
     _check(arguments)
@@ -96,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_free(arguments.host, arguments.port)
     _check_weights(arguments)
     log.setup()
+    tracing.setup(arguments.role)
     with waiting("loading the server"):
         from serving.roles import Place  # noqa: PLC0415 - likewise
         from serving.server import Listening, serve  # noqa: PLC0415 - likewise
@@ -121,23 +130,34 @@ def _part(arguments: argparse.Namespace, place: "Place") -> "Part":
         case "orchestrator":
             return _orchestrator(arguments, place)
         case _:
-            return roles.single(arguments.model, experts=arguments.experts, place=place)
+            return roles.single(arguments.model, experts=arguments.experts, place=place, terms=_terms(arguments))
 
 
 def _orchestrator(arguments: argparse.Namespace, place: "Place") -> "Part":
     from serving import roles  # noqa: PLC0415 - loaded by now
-    from serving.orchestrator import Budget  # noqa: PLC0415 - likewise
     from vilam3.services.visit import Waits  # noqa: PLC0415 - likewise
 
     waits = {"warmup_s": arguments.warmup_s, "total_s": arguments.expert_timeout_s}
-    budget = {"deadline_s": arguments.deadline_s, "per_tenant": arguments.per_tenant}
     others = roles.Others(
         vlm=arguments.vlm,
         experts=addresses(arguments.expert_url or ()),
         waits=Waits(**{name: value for name, value in waits.items() if value is not None}),
     )
-    given = {name: value for name, value in budget.items() if value is not None}
-    return roles.public(others, budget=Budget(**given), place=place)
+    return roles.public(others, terms=_terms(arguments), place=place)
+
+
+def _terms(arguments: argparse.Namespace) -> "Terms":
+    """On which terms answers are given."""
+    from serving.answer import Budget, Terms  # noqa: PLC0415 - loaded by now
+
+    given = {
+        "deadline_s": arguments.deadline_s,
+        "expert_seconds": arguments.expert_seconds,
+        "side_by_side": arguments.experts_at_a_time,
+        "per_tenant": arguments.per_tenant,
+    }
+    budget = Budget(**{name: value for name, value in given.items() if value is not None})
+    return Terms(budget=budget, remembers=not arguments.no_cache)
 
 
 def addresses(given: Sequence[str]) -> dict[str, str]:
@@ -198,6 +218,12 @@ def _work(folder: Path | None) -> Iterator[Path]:
 def _port(text: str) -> int:
     if not text.isdigit() or not 0 < int(text) <= HIGHEST_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port; give a number from 1 to {HIGHEST_PORT}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of things; give 1 or more")
     return int(text)
 
 

@@ -16,6 +16,7 @@ from serving.flow import Flow
 from serving.lanes import Lane
 from serving.presence import gone
 from serving.tenants import Tenants
+from vilam3 import tracing
 from vilam3.consultant import with_modality
 from vilam3.data.sample import Dialect
 from vilam3.data.study import Study
@@ -110,7 +111,8 @@ class ExpertService:
         if asked.study_digest and asked.study_digest != study.digest:
             raise DataError("study: the one of this reference is not the one that is meant; upload it again")
         call = ExpertCall(expert=self.name, argument=asked.argument)
-        result = self.registry(asked.dialect).run(call, study, slice_index=asked.slice_index)
+        with tracing.span("run", expert=self.name):
+            result = self.registry(asked.dialect).run(call, study, slice_index=asked.slice_index)
         mask = None
         if result.mask is not None and study.volumes:
             mask = self.shelf.put_mask(study, result.mask)

@@ -21,6 +21,7 @@ from serving.flow import Flow
 from serving.graph_wire import Call, LookedAt, Round, State, Told
 from serving.inquiry import Inquiry, prepare
 from serving.presence import gone
+from serving.provenance import Model, made_with
 from serving.results import ResultStore
 from serving.studies import StudyStore
 from serving.tenants import Tenants
@@ -112,17 +113,20 @@ class ModelStep:
             finish_reason="length" if transcript.ending == "rounds" else "stop",
             expert_calls=_records(state, transcript),
             usage=state.usage,
-            provenance={
-                "model": MODEL_NAME,
-                "model_digest": state.model_digest or self.service.digest,
-                "engine": self.service.engine.name,
-                "dialect": self.service.dialect,
-                "study_digest": None if study is None else study.digest,
-                "series": None if study is None else study.series,
-                "slice_index": inquiry.seen_slice,
-                "rounds": len(state.said),
-                "ending": transcript.ending,
-            },
+            provenance=made_with(
+                Model(
+                    name=MODEL_NAME,
+                    digest=state.model_digest or self.service.digest,
+                    engine=self.service.engine.name,
+                    dialect=self.service.dialect,
+                ),
+                study,
+                slice_index=inquiry.seen_slice,
+                sampling=inquiry.sampling,
+                rounds=len(state.said),
+                ending=transcript.ending,
+                expert_calls=_records(state, transcript),
+            ),
             warnings=[] if study is None else list(study.warnings),
         )
 

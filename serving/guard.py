@@ -6,11 +6,13 @@ import traceback
 from collections.abc import Mapping
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from serving import refusals
 from serving.middleware import Around
 from serving.presence import Presence
+from vilam3 import tracing
 from vilam3.errors import TooLargeError
 
 MIB = 1 << 20
@@ -63,20 +65,27 @@ class Watched(Around):
                 status = message["status"]
             await send(message)
 
-        try:
-            await self._app(scope, receive, noted)
-        except Exception as error:  # noqa: BLE001 - the last boundary before the server, which would print the message
-            _log_fault(error)
-            if not status:
-                await refusals.response(error)(scope, receive, noted)
-        finally:
-            _log_request(scope, status, started)
+        with tracing.continued(scope["method"], Headers(scope=scope)) as span:
+            try:
+                await self._app(scope, receive, noted)
+            except Exception as error:  # noqa: BLE001 - the last boundary before the server, which would print it
+                _log_fault(error)
+                if not status:
+                    await refusals.response(error)(scope, receive, noted)
+            finally:
+                span.update_name(f"{scope['method']} {_route(scope)}")
+                tracing.note(span, status=status)
+                _log_request(scope, status, started)
 
 
 def _log_request(scope: Scope, status: int, started: float) -> None:
-    route = getattr(scope.get("route"), "path", "(no route)")  # the template: ids are not logged
-    fields = {"method": scope["method"], "route": route, "status": status}
+    fields = {"method": scope["method"], "route": _route(scope), "status": status}
     log.info("request", extra={**fields, "ms": round((time.perf_counter() - started) * 1000, 1)})
+
+
+def _route(scope: Scope) -> str:
+    """The template: ids are neither logged nor traced."""
+    return getattr(scope.get("route"), "path", "(no route)")
 
 
 def _log_fault(error: Exception) -> None:

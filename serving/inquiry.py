@@ -42,17 +42,17 @@ class Inquiry:
     """A chat request, ready to be driven.
 
     Attributes:
+        request: As it came in.
         asking: The newest question with its history.
         study: The newest study of the conversation, the one experts look at; None without images.
-        slice_index: Axial slice, or None for the middle one.
-        several: Serve every trigger of a reply.
+        studies: Of each message that is no instruction; None where it shows none.
         sampling: How to decode.
     """
 
+    request: ChatRequest
     asking: Asking
     study: Study | None
-    slice_index: int | None
-    several: bool
+    studies: tuple[Study | None, ...]
     sampling: Sampling
 
     @property
@@ -60,7 +60,8 @@ class Inquiry:
         """The slice that is looked at; None without slices."""
         if self.study is None or not self.study.volumes:
             return None
-        return self.study.num_slices // 2 if self.slice_index is None else self.slice_index
+        wanted = self.request.slice_index
+        return self.study.num_slices // 2 if wanted is None else wanted
 
 
 def prepare(
@@ -84,15 +85,16 @@ def prepare(
         raise NotFoundError(f"model {request.model!r}: not served here; use {MODEL_NAME!r}")
     *earlier, newest = request.spoken()
     history: list[Message] = []
-    study: Study | None = None
+    seen: list[Study | None] = []
     for message in earlier:
         text, found = _read(message, request, tenant=tenant, studies=studies)
-        study = found or study
+        seen.append(found)
         history.append(_past(message, text, found, request, consultant))
     text, found = _read(newest, request, tenant=tenant, studies=studies)
     if found is None and named is not None:
         found = with_modality(named, request.modality, question=text)
-    study = found or study
+    seen.append(found)
+    study = next((one for one in reversed(seen) if one is not None), None)
     asking = consultant.asking(
         _bare(text) if found is None else text,
         found,
@@ -104,10 +106,10 @@ def prepare(
     if found is None and study is not None:  # a follow-up: experts are told of the modality, the images stay above
         asking = replace(asking, modality=study.modality)
     return Inquiry(
+        request=request,
         asking=asking,
         study=study,
-        slice_index=request.slice_index,
-        several=request.several,
+        studies=tuple(seen),
         sampling=request.sampling(),
     )
 

@@ -21,6 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serving import app as routes
 from serving import health, metrics, orchestrator
+from serving.answer import Budget, Terms
 from serving.expert import ExpertService
 from serving.health import Health
 from serving.tenants import Tenants, from_environment
@@ -211,7 +212,7 @@ class Endpoint:
             HandleExperts(experts, listed) if experts else None,
             objects=open_store(given.studies),
             tenants=from_environment(host=BEHIND_A_PROXY, without_keys=given.without_keys),
-            budget=orchestrator.Budget(deadline_s=given.deadline_s),
+            terms=Terms(budget=Budget(deadline_s=given.deadline_s)),
         )
         metrics.declare(tuple(experts))
 

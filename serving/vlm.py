@@ -18,6 +18,7 @@ from serving.flow import Flow
 from serving.lanes import Lane
 from serving.reply_wire import ReplyRequest
 from serving.tenants import Tenants
+from vilam3 import tracing
 from vilam3.data.sample import Dialect
 from vilam3.dialogue.messages import Engine, Generation, Message, Sampling
 from vilam3.errors import EngineError, NotFoundError
@@ -82,7 +83,7 @@ class ModelService:
             DataError: the question does not fit, or pictures and placeholders disagree.
             EngineError: the engine failed.
         """
-        with metrics.consulting(metrics.VLM):
+        with metrics.consulting(metrics.VLM), tracing.span("decode"):
             stream = self.engine.stream(messages, sampling, cancelled=flow.cancelled)
             with closing(cast("Any", stream)):
                 for piece in stream:

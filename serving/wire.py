@@ -2,7 +2,8 @@
 
 A request is closed: a field that is neither OpenAI's nor ours is an error, so that a misspelt ``slice_index`` does not
 silently ask about another slice. OpenAI's fields that would change the answer and that we do not serve accept their
-neutral value only; those that do not (``user``, ``metadata``, ...) are taken and ignored.
+neutral value only; those that do not (``user``, ``metadata``, ...) are taken and ignored. ``store`` and
+``service_tier`` mean what they mean there: keep the answer, and go before others.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vilam3.data.sample import Modality
 from vilam3.dialogue.messages import Sampling
+from vilam3.experts.protocol import Point
+from vilam3.services.findings import MOST_POINTS
 
 MODEL_NAME = "vilam3"
 STUDY_SCHEME = "study://"
@@ -108,6 +111,7 @@ class Completing(Closed):
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     response_format: PlainFormat | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
 
@@ -116,6 +120,11 @@ class Completing(Closed):
         if self.messages[-1].role != "user":
             raise ValueError("messages: the last one must be the user's, there is nothing to answer")
         return self
+
+    @property
+    def asks_to_go_first(self) -> bool:
+        """Whether the caller calls it urgent; whether that counts, its key decides."""
+        return self.service_tier == "priority"
 
     @property
     def with_usage(self) -> bool:
@@ -152,11 +161,16 @@ class ChatRequest(Completing):
     experts: bool = True
     several: bool = False
     max_rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = 4
+    points: Annotated[tuple[Point, ...], Field(max_length=MOST_POINTS)] = ()
 
     store: bool | None = None
-    service_tier: str | None = None
     safety_identifier: str | None = None
     parallel_tool_calls: bool | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the answer and what it was about may be kept, so that it can be looked up and asked again."""
+        return self.store is not False
 
     def _system_prompt(self) -> str | None:
         """As said; an empty one leaves the model its own, since many clients always send one."""

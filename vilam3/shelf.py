@@ -146,6 +146,11 @@ def check_reference(reference: str) -> str:
     return reference
 
 
+def content_of(reference: str) -> str:
+    """The beginning of the digest that a study was put with; empty for what is no reference."""
+    return reference.rpartition("/")[2].split("-")[1] if REFERENCE.fullmatch(reference) else ""
+
+
 def put_json(objects: ObjectStore, key: str, value: Mapping[str, Any]) -> None:
     """Keep a small JSON document."""
     objects.put(key, json.dumps(value, sort_keys=True, allow_nan=False).encode())

@@ -14,6 +14,7 @@ from typing import Any, Self, cast, get_args
 
 import httpx
 
+from vilam3 import tracing
 from vilam3.data.sample import Dialect
 from vilam3.dialogue.messages import Generation, Message, Sampling
 from vilam3.errors import DataError, EngineError, TooLargeError
@@ -169,7 +170,10 @@ class RemoteEngine:
 
     def _attempt(self, body: dict[str, Any], reply: _Reply, patience: Patience) -> Generator[str, None, float]:
         """One request; ends with how long to wait where the service is not ready for it."""
-        with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+        with (
+            tracing.calling("ask the language model") as headers,
+            self._http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response,
+        ):
             if response.is_error:
                 response.read()
                 if response.status_code in COLD and not patience.is_over:

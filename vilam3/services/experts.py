@@ -96,7 +96,7 @@ class RemoteExperts(Elsewhere):
         super().__init__(published(name) or fetch_card(name, url, self._waits) for name, url in self._urls.items())
 
     def model_of(self, name: str) -> str:
-        """See `Roster.model_of`; a service that is down, as one that is scaled to zero, is taken for what it last was."""
+        """See `Roster.model_of`; a service that is down or scaled to zero is taken for what it last was."""
         seen_at, model = self._models.get(name, (float("-inf"), ""))
         if time.monotonic() - seen_at > CARD_S:
             model = _model_now(name, self._urls[name]) or model

@@ -2,7 +2,8 @@
 
 A finding is remembered under tenant, content of the study, expert, argument, slice, points, wording, and the version
 and weights of the model that found it; whatever of these is not known is not looked up. It lies in the shared store,
-``tenants/<tenant>/findings/<content>/<key>``, so that all orchestrators profit; forgetting a study forgets its findings.
+``tenants/<tenant>/findings/<content>/<key>``, so that all orchestrators profit; who forgets a study forgets its
+findings.
 """
 
 import json
@@ -25,7 +26,7 @@ from vilam3.errors import ArtifactError, DataError, NotFoundError
 from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Watch
 from vilam3.objects import ObjectStore
 from vilam3.services.findings import Finding
-from vilam3.shelf import DIGEST_LETTERS, Bounds, drop_oldest, tenant_folder
+from vilam3.shelf import DIGEST_LETTERS, Bounds, content_of, drop_oldest, tenant_folder
 
 FOLDER = "findings"
 MOST_STUDIES = 10_000
@@ -53,7 +54,7 @@ class Looking:
 
     def folder(self) -> str:
         """Where findings about this study lie."""
-        return folder_of(self.tenant, self.study.digest[:DIGEST_LETTERS])
+        return folder_of(self.tenant, content_of(self.study.reference) or self.study.digest[:DIGEST_LETTERS])
 
     def key(self, call: ExpertCall, model: str) -> str:
         """The key of one finding of one model."""
@@ -141,7 +142,7 @@ class FindingMemory:
 
 
 def folder_of(tenant: str, content: str) -> str:
-    """Where findings about a study lie, by the beginning of its digest."""
+    """Where findings about a study lie, by the beginning of the digest it was uploaded with."""
     return f"{tenant_folder(tenant)}/{FOLDER}/{content}"
 
 

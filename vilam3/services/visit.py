@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from vilam3 import tracing
 from vilam3.errors import ExpertError
 from vilam3.services.findings import Consultation, Finding
 from vilam3.services.http import COLD, NOT_BEGUN, Patience, complaint, expert_error, refusal, settings
@@ -82,11 +83,12 @@ class Visit:
         body = {"instances": [asked.model_dump(mode="json")]}
         path = f"/v1/models/{self.name.lower()}:predict"
         try:
-            async with (
-                asyncio.timeout(max(0.0, left_s)),
-                http.stream("POST", path, json=body, headers={"Accept": EVENTS}) as response,
-            ):
-                return await self._told(response)
+            with tracing.calling("ask an expert", expert=self.name) as headers:
+                async with (
+                    asyncio.timeout(max(0.0, left_s)),
+                    http.stream("POST", path, json=body, headers={"Accept": EVENTS, **headers}) as response,
+                ):
+                    return await self._told(response)
         except NOT_BEGUN as error:
             return _Told(status=0, trouble=f"no connection: {type(error).__name__}")
         except (TimeoutError, httpx.TimeoutException) as error:
