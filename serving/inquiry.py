@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from serving.refusals import UnsupportedError
-from serving.studies import StudyStore, Upload, read_upload
+from serving.studies import Upload, read_upload
 from serving.wire import MODEL_NAME, STUDY_SCHEME, ChatMessage, ChatRequest, ImagePart
 from vilam3.consultant import Consultant, with_modality
 from vilam3.data.sample import IMAGE_TOKEN
@@ -64,8 +64,16 @@ class Inquiry:
         return self.study.num_slices // 2 if wanted is None else wanted
 
 
+class Studies(Protocol):
+    """Where studies are looked up."""
+
+    def get(self, tenant: str, study_id: str) -> Study:
+        """The study of a tenant, or `NotFoundError`."""
+        ...
+
+
 def prepare(
-    request: ChatRequest, *, tenant: str, studies: StudyStore, consultant: Consultant, named: Study | None = None
+    request: ChatRequest, *, tenant: str, studies: Studies, consultant: Consultant, named: Study | None = None
 ) -> Inquiry:
     """Read everything the request refers to; blocking.
 
@@ -133,7 +141,7 @@ def _past(
     return Message(role="user", text=worded, images=asking.images)
 
 
-def _read(message: ChatMessage, request: ChatRequest, *, tenant: str, studies: StudyStore) -> tuple[str, Study | None]:
+def _read(message: ChatMessage, request: ChatRequest, *, tenant: str, studies: Studies) -> tuple[str, Study | None]:
     """The message's text without references, and its study."""
     text = message.text(between="\n").strip()
     urls = [part.image_url.url for part in message.parts() if isinstance(part, ImagePart)]
