@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from serving import metrics
-from serving.refusals import BusyError
+from vilam3.errors import BusyError
 
 T = TypeVar("T")
 Piece = tuple[Future[Any], Callable[[], Any]]

@@ -27,7 +27,8 @@ from serving.health import Health
 from serving.tenants import Tenants, from_environment
 from vilam3 import log
 from vilam3.consultant import load
-from vilam3.dialogue.messages import Generation, Message, Sampling
+from vilam3.dialogue.messages import EngineStats, Generation, Message, Sampling
+from vilam3.dialogue.tickets import StreamTicket
 from vilam3.errors import EngineError, ExpertError, UserError, VilaM3Error
 from vilam3.experts.protocol import Watch
 from vilam3.experts.roster import Listed
@@ -131,6 +132,14 @@ class HandleEngine:
 
     def close(self) -> None:
         """Ray keeps the connections."""
+
+    def submit(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> StreamTicket:  # noqa: ARG002 - Ray queues by arrival
+        """See `vilam3.dialogue.messages.Engine`."""
+        return StreamTicket(lambda cancelled: self.stream(messages, sampling, cancelled=cancelled))
+
+    def stats(self) -> EngineStats:
+        """See `vilam3.dialogue.messages.Engine`; each replica tells its own."""
+        return EngineStats()
 
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, *, cancelled: threading.Event | None = None

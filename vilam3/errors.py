@@ -15,6 +15,7 @@
     ├── TrackingError           MLflow
     ├── Cancelled               the caller has gone: nobody reads the result, HTTP 499
     ├── PreemptedError          asked to end; the state is saved, run it again: exit 75
+    ├── BusyError               more callers wait than are held; says when to come back: HTTP 429
     └── EngineError             the model server or engine failed or is out of reach: HTTP 503
 
 A message says where, which value, which rule and what to do:
@@ -102,3 +103,14 @@ class EngineError(VilaM3Error):
     """The engine that generates text failed or is out of reach."""
 
     http_status = 503
+
+
+class BusyError(VilaM3Error):
+    """More callers wait than are held."""
+
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        """Say how long to wait."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -16,7 +16,8 @@ import httpx
 
 from vilam3 import tracing
 from vilam3.data.sample import Dialect
-from vilam3.dialogue.messages import Generation, Message, Sampling
+from vilam3.dialogue.messages import EngineStats, Generation, Message, Sampling
+from vilam3.dialogue.tickets import StreamTicket
 from vilam3.errors import DataError, EngineError, TooLargeError
 from vilam3.services.content import to_wire
 from vilam3.services.http import COLD, Patience, check_url, complaint, engine_error, settings
@@ -49,6 +50,7 @@ class _Reply:
     digest: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    reused_tokens: int = 0
     is_whole: bool = False
 
     def take(self, chunk: dict[str, Any]) -> str:
@@ -56,6 +58,7 @@ class _Reply:
         usage = chunk.get("usage") or {}
         self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
         self.completion_tokens = usage.get("completion_tokens", self.completion_tokens)
+        self.reused_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", self.reused_tokens)
         self.digest = chunk.get("system_fingerprint") or self.digest
         piece = ""
         for choice in chunk.get("choices", ())[:1]:
@@ -74,6 +77,7 @@ class _Reply:
             completion_tokens=self.completion_tokens,
             finish_reason="length" if self.reason == "length" else "stop",
             model_digest=self.digest,
+            reused_tokens=self.reused_tokens,
         )
 
 
@@ -130,15 +134,28 @@ class RemoteEngine:
         self.name = card.engine
         return card
 
+    def submit(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> StreamTicket:
+        """See `Engine.submit`."""
+        return StreamTicket(lambda cancelled: self.stream(messages, sampling, cancelled=cancelled, priority=priority))
+
+    def stats(self) -> EngineStats:
+        """See `Engine.stats`; the service tells its own at /metrics."""
+        return EngineStats()
+
     def stream(
-        self, messages: Sequence[Message], sampling: Sampling, *, cancelled: threading.Event | None = None
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        cancelled: threading.Event | None = None,
+        priority: int = 0,
     ) -> Iterator[str | Generation]:
         """See `Engine.stream`; leaving it early ends the work of the service.
 
         A service that breaks off is asked again; where decoding is greedy also in the middle of a reply, since another
         try says the same.
         """
-        body, patience, told = _request(messages, sampling), Patience(self.patience_s), ""
+        body, patience, told = _request(messages, sampling, priority), Patience(self.patience_s), ""
         while True:
             reply = _Reply(told=told)
             try:
@@ -221,7 +238,7 @@ class RemoteEngine:
         )
 
 
-def _request(messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+def _request(messages: Sequence[Message], sampling: Sampling, priority: int) -> dict[str, Any]:
     wire = to_wire(messages)
     if sampling.system_prompt is not None:
         wire.insert(0, {"role": "system", "content": sampling.system_prompt})
@@ -235,6 +252,8 @@ def _request(messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         "max_completion_tokens": sampling.max_new_tokens,
         "min_tokens": sampling.min_new_tokens,
         **({} if sampling.seed is None else {"seed": sampling.seed}),
+        **({"cache_salt": sampling.scope} if sampling.scope else {}),
+        **({"priority": priority} if priority else {}),
     }
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from vilam3.data.study import Study
-from vilam3.dialogue.messages import Generation, Message, Sampling
+from vilam3.dialogue.messages import EngineStats, Generation, Message, Sampling
+from vilam3.dialogue.tickets import StreamTicket
 from vilam3.errors import ExpertError
 from vilam3.experts.facts import CARDS as PUBLISHED_CARDS
 from vilam3.experts.protocol import (
@@ -79,6 +80,14 @@ class RuleEngine:
             said += piece
             yield piece
         yield _generation(messages, said, "stop")
+
+    def submit(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> StreamTicket:  # noqa: ARG002 - it has no queue
+        """See `vilam3.dialogue.messages.Engine`."""
+        return StreamTicket(lambda cancelled: self.stream(messages, sampling, cancelled=cancelled))
+
+    def stats(self) -> EngineStats:
+        """See `vilam3.dialogue.messages.Engine`."""
+        return EngineStats()
 
     def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:
         """See `vilam3.dialogue.messages.Engine`."""

@@ -21,7 +21,7 @@ from serving.expert import ExpertService
 from serving.expert import install as install_expert
 from serving.lanes import Lane, Places
 from serving.presence import gone
-from serving.refusals import BusyError, UnauthorizedError
+from serving.refusals import UnauthorizedError
 from serving.stream import HELD_CHARACTERS, Writer
 from serving.studies import StudyStore, Upload
 from serving.tenants import Tenants, from_environment
@@ -30,7 +30,7 @@ from tests.unit.serving.fakes import SlowExperts
 from tests.unit.serving.live import live
 from vilam3.dialogue.events import ExpertStarted, ReplyFinished, TextPiece
 from vilam3.dialogue.messages import Generation
-from vilam3.errors import NotFoundError, UserError
+from vilam3.errors import BusyError, NotFoundError, UserError
 from vilam3.experts.protocol import ExpertCall
 from vilam3.objects import FolderStore
 from vilam3.remote import is_loopback
