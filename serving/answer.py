@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,10 +36,11 @@ from vilam3.dialogue.record import notes
 from vilam3.errors import ArtifactError
 from vilam3.objects import FolderStore
 from vilam3.services.memory import FindingMemory, Looking
-from vilam3.shelf import Shelf
+from vilam3.shelf import Shelf, tenant_folder
 
 T = TypeVar("T")
 PER_TENANT = 16
+URGENT = -1  # its priority in the engine's queue
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +230,7 @@ class Running:
                 consultant.engine,
                 self._ask(consultant, study),
                 consultant.grammar(several=inquiry.request.several),
-                sampling=inquiry.sampling,
+                sampling=replace(inquiry.sampling, scope=tenant_folder(self._tenant)),
                 on_event=recorder.hear,
                 bounds=Bounds(
                     deadline=self._deadline,
@@ -237,6 +238,7 @@ class Running:
                     pool=service.experts,
                     expert_seconds=service.budget.expert_seconds,
                     side_by_side=service.budget.side_by_side,
+                    priority=URGENT if self._goes_first else 0,
                 ),
             )
             return self._conclude(transcript, recorder, consultant)

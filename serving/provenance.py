@@ -58,7 +58,7 @@ def made_with(
         "study_digest": None if study is None else study.digest,
         "series": None if study is None else study.series,
         "slice_index": slice_index,
-        "sampling": asdict(sampling),
+        "sampling": {name: value for name, value in asdict(sampling).items() if name != "scope"},
         "experts": _experts(expert_calls),
         "rounds": rounds,
         "ending": ending,

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -49,17 +50,20 @@ class ModelService:
     digest: str
     dialect: Dialect
     tenants: Tenants
-    replies: Lane = field(default_factory=lambda: Lane("replies", workers=SIDE_BY_SIDE, waiting=WAITING))
+    replies: Lane = field(
+        default_factory=lambda: Lane("replies", workers=SIDE_BY_SIDE, waiting=WAITING, urgent=WAITING // 4)
+    )
     readers: Lane = field(default_factory=lambda: Lane("readers", workers=2, waiting=WAITING))
     started: int = field(default_factory=lambda: int(time.time()))
 
-    def begin(self, messages: list[Message], sampling: Sampling) -> Reply:
+    def begin(self, messages: list[Message], sampling: Sampling, *, priority: int = 0) -> Reply:
         """Queue a reply.
 
         Raises:
             BusyError: too many wait.
         """
-        return Flow(self.replies, lambda flow: self.decode(flow, messages, sampling))
+        work = partial(self.decode, messages=messages, sampling=sampling, priority=priority)
+        return Flow(self.replies, work, is_urgent=priority < 0)
 
     def card(self) -> dict[str, Any]:
         """What is said of the model."""
@@ -76,7 +80,9 @@ class ModelService:
         self.replies.close()
         self.readers.close()
 
-    def decode(self, flow: Flow[str, Any], messages: list[Message], sampling: Sampling) -> Generation:
+    def decode(
+        self, flow: Flow[str, Any], messages: list[Message], sampling: Sampling, *, priority: int = 0
+    ) -> Generation:
         """The work itself; blocking. Pieces are told to `flow`.
 
         Raises:
@@ -84,11 +90,13 @@ class ModelService:
             EngineError: the engine failed.
         """
         with metrics.consulting(metrics.VLM), tracing.span("decode"):
-            stream = self.engine.stream(messages, sampling, cancelled=flow.cancelled)
-            with closing(cast("Any", stream)):
+            ticket = self.engine.submit(messages, sampling, priority=priority)
+            with closing(cast("Any", iter(ticket))) as stream:
                 for piece in stream:
                     if isinstance(piece, Generation):
                         return piece
+                    if flow.cancelled.is_set():
+                        ticket.cancel()
                     if piece:
                         flow.tell(piece)
         raise EngineError(f"engine {self.engine.name}: the stream ended without a result; ask again")
@@ -118,7 +126,7 @@ async def chat(body: ReplyRequest, request: Request, service: Admitted) -> Respo
     if body.model != MODEL:
         raise NotFoundError(f"model {body.model!r}: not served here; use {MODEL!r}")
     messages = await service.readers.run(body.conversation)
-    reply = service.begin(messages, body.sampling())
+    reply = service.begin(messages, body.sampling(), priority=body.priority)
     head = {"id": f"chatcmpl-{secrets.token_hex(16)}", "created": int(time.time()), "model": MODEL}
     head["system_fingerprint"] = service.digest
     if not body.stream:

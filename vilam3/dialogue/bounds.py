@@ -21,6 +21,7 @@ class Bounds:
         pool: Where experts run; without one they run in the caller's thread, one after the other.
         expert_seconds: What all experts of the answer may take together, or None.
         side_by_side: Most experts of one reply at a time.
+        priority: Of its replies in the engine's queue; a lower one is begun earlier.
     """
 
     deadline: float | None = None
@@ -28,6 +29,7 @@ class Bounds:
     pool: Executor | None = None
     expert_seconds: float | None = None
     side_by_side: int = SIDE_BY_SIDE
+    priority: int = 0
 
     def reached(self) -> Ending | None:
         """Why to stop now, or None to go on."""

@@ -160,8 +160,8 @@ class _Driver:
         self.said = step.messages
         self._stop_if_reached()
         pieces: list[str] = []
-        stream = self.engine.stream(step.messages, self.sampling, cancelled=self.bounds.cancelled)
-        with closing(cast("Generator[str | Generation]", stream)):
+        ticket = self.engine.submit(step.messages, self.sampling, priority=self.bounds.priority)
+        with closing(cast("Generator[str | Generation]", iter(ticket))) as stream:
             for piece in stream:
                 if isinstance(piece, Generation):
                     return self._finish(piece, step.round_index)
