@@ -62,4 +62,4 @@ async def model(name: str, request: Request) -> dict[str, Any]:
     service: Shown = request.app.state.shown
     if name != service.model:
         raise NotFoundError(f"model {name!r}: not served here; use {service.model!r}")
-    return {**service.card(), "name": service.model, "ready": True}
+    return {**service.card(), "name": service.model, "ready": not getattr(service, "lacking", "")}

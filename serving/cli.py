@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """examples:
   vilam3 serve --model runs/latest/model --experts runs/latest/experts --port 8080
+  vilam3 serve --mode kserve --models runs/latest
   vilam3 serve --role vlm --model runs/latest/model --port 8081
   vilam3 serve --role expert --expert VISTA3D --experts runs/latest/experts --studies file:///tmp/studies --port 8082
   vilam3 serve --role orchestrator --vlm http://127.0.0.1:8081 --expert-url VISTA3D=http://127.0.0.1:8082 \\
@@ -37,6 +38,9 @@ TAKES: Mapping[str, Sequence[str]] = {
         "vlm", "expert_url", "studies", "work", "warmup_s", "expert_timeout_s", *BUDGET
     ),
 }  # fmt: skip
+MODES = ("kserve", "ray", "single")
+# What a role takes and a mode decides for itself.
+GIVEN = sorted({name for names in TAKES.values() for name in names} - {"work"})
 NEEDS: Mapping[str, Sequence[str]] = {
     "single": ("model",),
     "vlm": ("model",),
@@ -56,13 +60,17 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--role", choices=tuple(TAKES), default="single", help="part of the graph (default: all in one)"
     )
+    parser.add_argument(
+        "--mode", choices=MODES, help="all of it here as a cluster runs it: the parts as processes, Ray Serve, or one"
+    )
+    parser.add_argument("--models", type=Path, metavar="DIR", help="of --mode: holds model/ and experts/")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=8080, help="port to listen on (default: %(default)s)")
     parser.add_argument("--without-keys", action="store_true", help="listen beyond loopback though there are no keys")
     parser.add_argument("--drain-s", type=_seconds, default=0.0, metavar="S", help="after SIGTERM, go on taking calls")
     _add_parts(parser)
     _add_bounds(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def _add_parts(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
     from vilam3 import log, tracing  # noqa: PLC0415 - likewise
     from vilam3.progress import waiting  # noqa: PLC0415 - likewise
 
+    if arguments.mode or arguments.models:
+        return _run_mode(arguments)
     _check(arguments)
     tenants = from_environment(host=arguments.host, without_keys=arguments.without_keys)
     check_free(arguments.host, arguments.port)
@@ -116,6 +126,27 @@ def run(arguments: argparse.Namespace) -> int:
         with waiting("loading the model"):
             part = _part(arguments, place)
         serve(part, listening, on_ready=lambda url: _say_ready(url, arguments.role))
+    return 0
+
+
+def _run_mode(arguments: argparse.Namespace) -> int:
+    """Serve everything here in one of the forms of a cluster."""
+    from serving import modes  # noqa: PLC0415 - keep --help instant
+    from serving.tenants import from_environment  # noqa: PLC0415 - likewise
+
+    if not arguments.mode or not arguments.models:
+        raise UserError("--mode and --models: each needs the other, such as --mode kserve --models runs/latest")
+    if given := [name for name in GIVEN if getattr(arguments, name) is not None]:
+        raise UserError(f"--mode {arguments.mode}: has no use for {_option(given[0])}; leave it out, or give a --role")
+    from_environment(host=arguments.host, without_keys=arguments.without_keys)
+    models = modes.Models.below(arguments.models)
+    with _work(arguments.work) as work:
+        front = modes.Front(host=arguments.host, port=arguments.port, without_keys=arguments.without_keys, work=work)
+        if arguments.mode == "single":
+            words = [*modes.single(models, front), "--drain-s", str(arguments.drain_s), "--work", str(work)]
+            return run(arguments.parser.parse_args(words))
+        serve = {"kserve": modes.kserve, "ray": modes.ray}[arguments.mode]
+        serve(models, front, on_ready=lambda url: _say_ready(url, arguments.mode))
     return 0
 
 
@@ -198,8 +229,9 @@ def _check_weights(arguments: argparse.Namespace) -> None:
 
 
 def _say_ready(url: str, role: str) -> None:
-    what = "model vilam3" if role == "single" else f"role {role}"
-    print(f"ready: {url}/v1 ({what}); stop with Ctrl-C or SIGTERM", flush=True)  # noqa: T201 - what a command line does
+    what = {"single": "model vilam3", "kserve": "in parts", "ray": "on Ray Serve"}.get(role, f"role {role}")
+    where = f"{url} (KServe's router)" if url.endswith("/") else f"{url}/v1 ({what})"
+    print(f"ready: {where}; stop with Ctrl-C or SIGTERM", flush=True)  # noqa: T201 - what a command line does
 
 
 @contextlib.contextmanager

@@ -148,12 +148,12 @@ class ExpertStep:
             state = state.answered(told)
         return state.model_dump(mode="json")
 
-    def _run(self, state: State, call: Call) -> Told:
+    def _run(self, state: State, call: Call, watch: Watch) -> Told:
         began = time.monotonic()
         found: list[Any] = []
 
         def ask(_: ExpertCall, __: Watch) -> ExpertResult:
-            found.append(self.service.run(_consultation(state, call)))
+            found.append(self.service.run(_consultation(state, call), watch=watch))
             result: ExpertResult = found[0].result()
             return result
 
