@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 CARDS = "Here is a list of available expert models:\n<VISTA3D(args)> segments, <CXR()> reads radiographs\n"
 MODEL = {"version": "1", "weights_digest": "0" * 64}
+NOVEL_WORDS = 20_000
 TRIGGER = "This looks like a CT image. Let me trigger <VISTA3D({argument})>."
 
 
@@ -40,8 +41,8 @@ class RuleEngine:
     """Consults when it is shown model cards and a picture, and answers by what the expert said.
 
     Words of the question steer it: ``pancreas`` asks for an argument that fails, ``forever`` calls experts without
-    end, ``both`` calls two at once, ``everything`` asks for an argument, ``essay`` gives a long answer, ``chest`` asks
-    for the radiograph expert.
+    end, ``both`` calls two at once, ``everything`` asks for an argument, ``essay`` gives a long answer and ``novel`` a
+    very long one, ``chest`` asks for the radiograph expert.
     """
 
     name: str = "rules"
@@ -58,6 +59,8 @@ class RuleEngine:
             return TRIGGER.format(argument=_argument(asked)) if "chest" not in asked else "I call <CXR()>."
         if "could not be used" in newest:
             return "unknown"
+        if "novel" in newest:
+            return " ".join(f"finding{number}" for number in range(NOVEL_WORDS))
         if "essay" in newest:
             return " ".join(f"finding{number}" for number in range(60))
         return "yes" if "hepatic tumor" in newest and "red:" in newest else "no"
