@@ -28,6 +28,7 @@ OTHERS: Mapping[str, Any] = {
     "pipelines.endpoint": "http://other.example.org:1234",
     "pipelines.schedule": "0 0 3 * * 0",
     "serving.mode": "single",
+    "serving.tracesEndpoint": "http://other.example.org:4318",
     "storage.endpoint": "https://other.example.org",
     "storage.studies": "s3://other/place",
     "training.job.checkpoints": "s3://other/place",
