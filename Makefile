@@ -48,6 +48,10 @@ demo: setup ## Run the whole loop on this machine: prepare, train, gate, registe
 test: setup tools ## Run all tests: unit, contract, golden, end to end
 	@$(BIN)/python -m tests
 
+.PHONY: test-train
+test-train: setup tools ## Test training by several processes: DeepSpeed, Ray, S3, kills, other world sizes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/training
+
 .PHONY: tools
 tools: setup ## Build the Go programs that tests start (once; where Go is absent those tests are skipped)
 	@if command -v go >/dev/null; then $(BIN)/python -m infra.cluster build $(TEST_TOOLS) >/dev/null || [ $$? = 2 ]; \

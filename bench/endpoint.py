@@ -24,7 +24,8 @@ from tests.e2e.serving_fixture import served
 from tests.unit.serving.fakes import RuleEngine, SlowExperts
 from vilam3.consultant import Consultant
 from vilam3.data.study import study_of
-from vilam3.dialogue.drive import Bounds, answer
+from vilam3.dialogue.bounds import Bounds
+from vilam3.dialogue.drive import answer
 
 WARM_UP = 10
 REQUESTS = 200

@@ -8,13 +8,17 @@ from components.step import step
 
 
 @step
-def train_stage(
+def train_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a step
     recipe: str,
     stage: str,
     corpus: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     base: Optional[dsl.Input[dsl.Model]] = None,  # noqa: UP045 - KFP reads an optional artifact in this spelling only
+    launcher: str = "local",
+    workers: str = "",
+    strategy: str = "",
+    checkpoints: str = "",
 ) -> None:
     """Train a stage of the recipe from `base`, or from nothing; a stage that was killed goes on."""
     from pathlib import Path
@@ -29,6 +33,7 @@ def train_stage(
         corpus=Path(corpus.path),
         base=Path(base.path) if base else None,
         checkpoint=Path(checkpoint.path),
+        how={"launcher": launcher, "workers": workers, "strategy": strategy, "checkpoints": checkpoints},
     )
     figures = {"final_loss": result.final_loss, "seconds": result.seconds}
     write_json(Path(metrics.path), figures)  # without a file, the local cache takes the step for unfinished

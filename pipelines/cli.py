@@ -24,6 +24,12 @@ INPUTS = {
     "corpus": "a prepared corpus",
     "experts": "directory of expert bundles",
 }
+LAUNCH = {
+    "launcher": "local: one process a stage; ray: several",
+    "workers": "with ray: processes",
+    "strategy": "with ray: ddp, zero1, zero2, zero3 or fsdp2",
+    "checkpoints": "with ray: s3://bucket/prefix of their state",
+}
 TINY = "pipelines/recipes/tiny.toml"
 COMPILE_EXAMPLE = f"""\
 Stages and resources are those of the recipe. A file of one pipeline, or a folder for both.
@@ -104,6 +110,8 @@ def _register_run(actions: Verbs) -> None:
     parser.add_argument("--image", default="", metavar="REF", help="with --endpoint: image of all steps")
     for name, what in INPUTS.items():
         parser.add_argument(_flag(name), metavar="URI", help=what)
+    for name, what in LAUNCH.items():
+        parser.add_argument(_flag(name), metavar=name.upper(), help=what)
     parser.add_argument(
         "--work", type=Path, default=Path("runs"), metavar="DIR", help="with --local: of all runs (runs)"
     )
@@ -193,7 +201,8 @@ def _run(arguments: argparse.Namespace) -> int:
     pipeline = _pipeline(arguments.pipeline, recipe, place, arguments.from_stage)
     from pipelines.submit import check_arguments, submit
 
-    given = check_arguments(pipeline, {name: getattr(arguments, name) for name in INPUTS})
+    named = {name: getattr(arguments, name) for name in (*INPUTS, *LAUNCH)}
+    given = check_arguments(pipeline, named, texts=LAUNCH)
     if arguments.endpoint:
         print(submit(pipeline, given, endpoint=arguments.endpoint, experiment=recipe.tracking.experiment))
         return 0

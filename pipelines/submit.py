@@ -1,7 +1,7 @@
 """Compiles a pipeline to YAML and hands it to a Kubeflow Pipelines server."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from kfp import compiler
@@ -19,8 +19,15 @@ def write_yaml(pipeline: BaseComponent, path: Path) -> None:
         spelled.replace(partial)
 
 
-def check_arguments(pipeline: BaseComponent, given: Mapping[str, str | None]) -> dict[str, str]:
+def check_arguments(
+    pipeline: BaseComponent, given: Mapping[str, str | None], *, texts: Collection[str] = ()
+) -> dict[str, str]:
     """The arguments of a pipeline, local paths made absolute.
+
+    Args:
+        pipeline: What they are for.
+        given: By name; None is left out.
+        texts: Names of those that are no paths.
 
     Raises:
         UserError: one is missing, or has no effect.
@@ -33,7 +40,8 @@ def check_arguments(pipeline: BaseComponent, given: Mapping[str, str | None]) ->
     unused = [name for name in kept if name not in known]
     if unused:
         raise UserError(f"{_flag(unused[0])} has no effect here: the pipeline makes it from the recipe; leave it out")
-    return {name: value if "://" in value else str(Path(value).absolute()) for name, value in kept.items()}
+    is_text = {name: "://" in value or name in texts for name, value in kept.items()}
+    return {name: value if is_text[name] else str(Path(value).absolute()) for name, value in kept.items()}
 
 
 def submit(pipeline: BaseComponent, arguments: Mapping[str, str], *, endpoint: str, experiment: str) -> str:

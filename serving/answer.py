@@ -1,44 +1,78 @@
 """Holds the dialogues: a thread each, experts in threads of their own, events to the event loop, results to the store.
 
 Health probes stay fast because nothing here blocks the event loop, and nothing outlives its reader: when the caller
-leaves, generation stops at the next token and no further expert starts.
+leaves, generation stops at the next token, experts stop at their next look, and no further one starts.
 """
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from serving import metrics
-from serving.completion import Answered, ExpertEnded, completion
+from serving import cards, metrics
+from serving.completion import Answered, completion
 from serving.flow import Flow
 from serving.inquiry import Inquiry, prepare
 from serving.lanes import Lane, Places
 from serving.presence import Gone
+from serving.provenance import Model, Record, by_reference, made_with
+from serving.recorder import Progress, Recorder
 from serving.results import ResultStore
 from serving.studies import StudyStore
 from serving.tenants import Tenants
-from serving.wire import ChatRequest, Usage
+from serving.wire import MODEL_NAME, ChatRequest
+from vilam3 import tracing
 from vilam3.consultant import Consultant
 from vilam3.data.study import Study
-from vilam3.dialogue.drive import Bounds, Event, ExpertFinished, ExpertStarted, ReplyFinished, answer
+from vilam3.dialogue.bounds import SIDE_BY_SIDE, Bounds
+from vilam3.dialogue.drive import answer
+from vilam3.dialogue.events import ExpertFinished
 from vilam3.dialogue.loop import Transcript
-from vilam3.dialogue.record import expert_call, notes
-from vilam3.errors import ArtifactError, VilaM3Error
+from vilam3.dialogue.panel import Ask
+from vilam3.dialogue.record import notes
+from vilam3.errors import ArtifactError
 from vilam3.objects import FolderStore
-from vilam3.shelf import Shelf
+from vilam3.services.memory import FindingMemory, Looking
+from vilam3.shelf import Shelf, tenant_folder
 
 T = TypeVar("T")
-DEADLINE_S = 120.0
 PER_TENANT = 16
+URGENT = -1  # its priority in the engine's queue
 
 log = logging.getLogger(__name__)
 
 
-Progress = Event | ExpertEnded | Answered
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What one answer may take.
+
+    Attributes:
+        deadline_s: All of it.
+        expert_seconds: All its experts together.
+        side_by_side: Experts of one reply at a time.
+        per_tenant: Answers at a time for one tenant.
+    """
+
+    deadline_s: float = 300.0
+    expert_seconds: float = 600.0
+    side_by_side: int = SIDE_BY_SIDE
+    per_tenant: int = PER_TENANT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On which terms answers are given.
+
+    Attributes:
+        budget: What one may take.
+        remembers: Whether what experts have found is given again to the same question.
+    """
+
+    budget: Budget = field(default_factory=Budget)
+    remembers: bool = True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,7 +84,8 @@ class Service:
         tenants: Who may ask.
         studies: What is asked about.
         results: What answers leave behind.
-        deadline_s: Longest time for one answer.
+        memory: What experts have found; None to ask them each time.
+        budget: What one answer may take.
         places: Answers at a time for one tenant.
         dialogues: Where answers are made.
         readers: Where files are read.
@@ -62,28 +97,42 @@ class Service:
     tenants: Tenants
     studies: StudyStore
     results: ResultStore
-    deadline_s: float = DEADLINE_S
+    memory: FindingMemory | None = None
+    budget: Budget = field(default_factory=Budget)
     places: Places = field(default_factory=lambda: Places(PER_TENANT))
-    dialogues: Lane = field(default_factory=lambda: Lane("dialogues", workers=2, waiting=16))
+    dialogues: Lane = field(default_factory=lambda: Lane("dialogues", workers=2, waiting=16, urgent=4))
     readers: Lane = field(default_factory=lambda: Lane("readers", workers=2, waiting=32))
     experts: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="experts"))
     started: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
-    def create(cls, consultant: Consultant, *, tenants: Tenants, work: Path) -> "Service":
+    def create(cls, consultant: Consultant, *, tenants: Tenants, work: Path, terms: Terms | None = None) -> "Service":
         """A service of one process that keeps its files below `work`."""
+        terms = terms or Terms()
         objects = FolderStore(work)
         return cls(
             consult=lambda: consultant,
             tenants=tenants,
             studies=StudyStore(Shelf(objects)),
             results=ResultStore(objects),
+            memory=FindingMemory(objects) if terms.remembers else None,
+            budget=terms.budget,
+            places=Places(terms.budget.per_tenant),
         )
 
     @property
     def consultant(self) -> Consultant:
         """The model and experts as they are now."""
         return self.consult()
+
+    @property
+    def model(self) -> str:
+        """The name of the one model."""
+        return MODEL_NAME
+
+    def card(self) -> dict[str, Any]:
+        """What is said of it."""
+        return cards.card_of(self.model, created=self.started, digest=self.consultant.model_digest)
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run blocking reading off the event loop."""
@@ -120,11 +169,16 @@ class Running:
         self._service = service
         self._inquiry = inquiry
         self._tenant = tenant
-        self._deadline = time.monotonic() + service.deadline_s
+        self._deadline = time.monotonic() + service.budget.deadline_s
+        self._goes_first = inquiry.request.asks_to_go_first and service.tenants.may_go_first(tenant)
         place = service.places.take(tenant)
         try:
             self._flow: Flow[Progress, Answered] = Flow(
-                service.dialogues, self._hold, on_end=place, is_degraded=lambda answered: bool(answered.notes)
+                service.dialogues,
+                self._hold,
+                on_end=place,
+                is_degraded=lambda answered: bool(answered.notes),
+                is_urgent=self._goes_first,
             )
         except BaseException:
             place()
@@ -155,117 +209,108 @@ class Running:
         """Wait for the whole answer."""
         return await self._flow.outcome(gone=gone)
 
+    @property
+    def service_tier(self) -> str:
+        """OpenAI's word for whether it went before others."""
+        return "priority" if self._goes_first else "default"
+
     def _hold(self, flow: Flow[Progress, Answered]) -> Answered:
         """The dialogue itself; runs in a thread of the lane."""
         service, inquiry = self._service, self._inquiry
         consultant = service.consultant
-        needs_reference = getattr(consultant.experts, "needs_reference", False) and bool(inquiry.asking.cards)
-        with service.studies.lent(self._tenant, inquiry.study, needed=needs_reference) as study:
-            recorder = _Recorder(self, study, tell=flow.tell)
+        is_needed = getattr(consultant.experts, "needs_reference", False) and bool(inquiry.asking.cards)
+        keeps = inquiry.request.keeps
+        with (
+            tracing.span("dialogue", experts=bool(inquiry.asking.cards), tier=self.service_tier),
+            service.studies.lent(self._tenant, inquiry.study, is_needed=is_needed, keeps=keeps) as study,
+        ):
+            recorder = Recorder(keep_pictures=lambda event: self._keep_pictures(event, study), tell=flow.tell)
             transcript = answer(
                 inquiry.asking,
                 consultant.engine,
-                consultant.ask_on(study, slice_index=inquiry.slice_index, cancelled=flow.cancelled),
-                consultant.grammar(several=inquiry.several),
-                sampling=inquiry.sampling,
-                on_event=recorder.on_event,
-                bounds=Bounds(deadline=self._deadline, cancelled=flow.cancelled, pool=service.experts),
+                self._ask(consultant, study),
+                consultant.grammar(several=inquiry.request.several),
+                sampling=replace(inquiry.sampling, scope=tenant_folder(self._tenant)),
+                on_event=recorder.hear,
+                bounds=Bounds(
+                    deadline=self._deadline,
+                    cancelled=flow.cancelled,
+                    pool=service.experts,
+                    expert_seconds=service.budget.expert_seconds,
+                    side_by_side=service.budget.side_by_side,
+                    priority=URGENT if self._goes_first else 0,
+                ),
             )
-        return self._conclude(transcript, recorder, consultant)
+            return self._conclude(transcript, recorder, consultant)
 
-    def keep_pictures(self, event: ExpertFinished, study: Study | None) -> dict[str, Any]:
+    def _ask(self, consultant: Consultant, study: Study | None) -> Ask:
+        """What runs an expert, by way of what is remembered where this answer may be kept."""
+        request, memory = self._inquiry.request, self._service.memory
+        ask = consultant.ask_on(study, slice_index=request.slice_index, points=request.points)
+        if memory is None or study is None or consultant.experts is None or not request.keeps:
+            return ask
+        looking = Looking(
+            tenant=self._tenant,
+            study=study,
+            slice_index=self._inquiry.seen_slice,
+            points=request.points,
+            dialect=consultant.dialect,
+        )
+        return memory.through(ask, looking, model_of=consultant.experts.model_of)
+
+    def _keep_pictures(self, event: ExpertFinished, study: Study | None) -> Mapping[str, Any]:
         """Store what an expert drew."""
         result = event.outcome.result
         if result is None or study is None:
             return {}
         results = self._service.results
-        return dict(results.keep_pictures(self._tenant, self.answer_id, event.index, result, study=study))
+        return results.keep_pictures(self._tenant, self.answer_id, event.index, result, study=study)
 
-    def _conclude(self, transcript: Transcript, recorder: "_Recorder", consultant: Consultant) -> Answered:
-        said = notes(transcript, max_rounds=self._inquiry.asking.max_rounds, deadline_s=self._service.deadline_s)
-        study = self._inquiry.study
+    def _conclude(self, transcript: Transcript, recorder: Recorder, consultant: Consultant) -> Answered:
+        inquiry, budget = self._inquiry, self._service.budget
+        metrics.ROUNDS_TAKEN.observe(len(recorder.replies))
+        calls = recorder.calls(transcript)
+        said = notes(transcript, max_rounds=inquiry.asking.max_rounds, deadline_s=budget.deadline_s)
         answered = Answered(
             answer_id=self.answer_id,
             created=self.created,
             text=transcript.answer,
             notes=[*said, *recorder.notes],
             finish_reason="length" if recorder.was_cut or transcript.ending in {"rounds", "deadline"} else "stop",
-            expert_calls=recorder.calls(transcript),
+            expert_calls=calls,
             usage=recorder.usage(),
-            provenance=self._provenance(transcript, recorder, consultant),
-            warnings=[] if study is None else list(study.warnings),
+            provenance=made_with(
+                _model(consultant, recorder.model_digest),
+                inquiry.study,
+                slice_index=inquiry.seen_slice,
+                sampling=inquiry.sampling,
+                rounds=len(recorder.replies),
+                ending=transcript.ending,
+                expert_calls=calls,
+            ),
+            warnings=[] if inquiry.study is None else list(inquiry.study.warnings),
+            service_tier=self.service_tier,
         )
-        if transcript.ending != "cancelled":
-            self._keep(answered)
+        if transcript.ending != "cancelled" and inquiry.request.keeps:
+            self._keep(answered, recorder.replies)
         return answered
 
-    def _provenance(self, transcript: Transcript, recorder: "_Recorder", consultant: Consultant) -> dict[str, Any]:
-        study = self._inquiry.study
-        return {
-            "model": consultant.model_name,
-            "model_digest": recorder.model_digest or consultant.model_digest,
-            "engine": consultant.engine.name,
-            "dialect": consultant.dialect,
-            "study_digest": None if study is None else study.digest,
-            "series": None if study is None else study.series,
-            "slice_index": self._inquiry.seen_slice,
-            "rounds": recorder.num_replies,
-            "ending": transcript.ending,
-        }
-
-    def _keep(self, answered: Answered) -> None:
+    def _keep(self, answered: Answered, replies: tuple[str, ...]) -> None:
+        """Keep the answer, and how to ask for it again; when that fails it is given all the same."""
+        service, inquiry = self._service, self._inquiry
         try:
-            self._service.results.keep_answer(self._tenant, self.answer_id, completion(answered))
+            kept = [study and service.studies.keep(self._tenant, study) for study in inquiry.studies]
+            request = by_reference(inquiry.request, kept)
+            record = Record(answer=self.answer_id, request=request, replies=replies)
+            service.results.keep_answer(self._tenant, self.answer_id, completion(answered), record=record)
         except (ArtifactError, OSError) as error:
-            log.warning("answer not kept: %s", type(error).__name__)  # it is given all the same
+            log.warning("answer not kept: %s", type(error).__name__)
 
 
-class _Recorder:
-    """Listens to a dialogue: keeps overlays, counts tokens and seconds, passes events on."""
-
-    def __init__(self, running: Running, study: Study | None, *, tell: Callable[[Progress], None]) -> None:
-        self._running = running
-        self._study = study
-        self._tell = tell
-        self._records: dict[int, dict[str, Any]] = {}
-        self._replies: list[ReplyFinished] = []
-        self.notes: list[str] = []
-
-    @property
-    def num_replies(self) -> int:
-        return len(self._replies)
-
-    @property
-    def was_cut(self) -> bool:
-        return bool(self._replies) and self._replies[-1].generation.finish_reason == "length"
-
-    @property
-    def model_digest(self) -> str:
-        """Of the weights that gave the last reply, if the engine says so."""
-        return self._replies[-1].generation.model_digest if self._replies else ""
-
-    def on_event(self, event: Event) -> None:
-        if isinstance(event, ReplyFinished):
-            self._replies.append(event)
-        elif isinstance(event, ExpertStarted):
-            metrics.expert_begins(event.call.expert)
-        if not isinstance(event, ExpertFinished):
-            self._tell(event)
-            return
-        metrics.expert_ends(event.outcome.call.expert, event.seconds)
-        record = expert_call(event.outcome, round_index=event.round_index, seconds=round(event.seconds, 3))
-        try:
-            record |= self._running.keep_pictures(event, self._study)
-        except (VilaM3Error, OSError):
-            self.notes.append(f"The pictures of {event.outcome.call.expert} could not be stored on the server.")
-        self._records[id(event.outcome)] = record
-        self._tell(ExpertEnded(index=event.index, record=record))
-
-    def calls(self, transcript: Transcript) -> list[dict[str, Any]]:
-        """One record for each outcome; a trigger that named no expert has an outcome but was never run."""
-        return [self._records.get(id(outcome)) or expert_call(outcome) for outcome in transcript.outcomes]
-
-    def usage(self) -> Usage:
-        prompt = sum(reply.generation.prompt_tokens for reply in self._replies)
-        completed = sum(reply.generation.completion_tokens for reply in self._replies)
-        return Usage(prompt_tokens=prompt, completion_tokens=completed, total_tokens=prompt + completed)
+def _model(consultant: Consultant, digest: str) -> Model:
+    return Model(
+        name=consultant.model_name,
+        digest=digest or consultant.model_digest,
+        engine=consultant.engine.name,
+        dialect=consultant.dialect,
+    )

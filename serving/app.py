@@ -7,17 +7,18 @@ from functools import partial
 from typing import Annotated, Any, BinaryIO, get_args
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from starlette.datastructures import FormData, UploadFile
 
-from serving import guard, refusals, stream
+from serving import cards, guard, refusals, sse, stream
 from serving.answer import Service
 from serving.completion import completion
+from serving.results import REPLAY
 from serving.studies import Upload
-from serving.wire import MODEL_NAME, ChatRequest, StudyInfo
+from serving.wire import ChatRequest, StudyInfo
 from vilam3.data.render import views
 from vilam3.data.sample import Modality
-from vilam3.errors import DataError, NotFoundError
+from vilam3.errors import DataError
 
 MOST_FILES = 5_000
 MOST_FIELDS = 16
@@ -28,6 +29,7 @@ router = APIRouter(default_response_class=JSONResponse)
 def install(app: FastAPI, service: Service) -> None:
     """Put the routes, the error shape and the guards on an application, before its own routes."""
     app.state.vilam3 = service
+    cards.install(app, service)
     app.include_router(router)
     refusals.install(app)
     guard.install(app)
@@ -46,20 +48,6 @@ Served = Annotated[Service, Depends(_service)]
 Tenant = Annotated[str, Depends(_tenant)]
 
 
-@router.get("/v1/models")
-async def models(service: Served, _tenant: Tenant) -> dict[str, Any]:
-    """The one model, for OpenAI clients (`data`) and KServe clients (`models`)."""
-    return {"object": "list", "data": [_card(service)], "models": [MODEL_NAME]}
-
-
-@router.get("/v1/models/{name}")
-async def model(name: str, service: Served) -> dict[str, Any]:
-    """The model's card and readiness; open, because probes carry no key."""
-    if name != MODEL_NAME:
-        raise NotFoundError(f"model {name!r}: not served here; use {MODEL_NAME!r}")
-    return {**_card(service), "name": MODEL_NAME, "ready": True}
-
-
 @router.post("/v1/chat/completions", response_model=None)
 async def chat(body: ChatRequest, request: Request, service: Served, tenant: Tenant) -> Response:
     """Answer a question, streamed or whole."""
@@ -71,10 +59,9 @@ async def chat(body: ChatRequest, request: Request, service: Served, tenant: Ten
         running,
         gone=request.is_disconnected,
         holds_back=bool(inquiry.asking.cards),
-        include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        include_usage=body.with_usage,
     )
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+    return sse.response(lines)
 
 
 @router.post("/v1/studies", status_code=201)
@@ -93,6 +80,13 @@ async def upload(request: Request, service: Served, tenant: Tenant) -> StudyInfo
 async def study(study_id: str, service: Served, tenant: Tenant) -> StudyInfo:
     """What is known of a study."""
     return await service.read(partial(service.studies.info, tenant, study_id))
+
+
+@router.get("/v1/studies/{study_id}/study.zip", response_class=Response)
+async def packed(study_id: str, service: Served, tenant: Tenant) -> Response:
+    """The study as it is kept: pixels and geometry without the headers of its files."""
+    content = await service.read(partial(service.studies.packed, tenant, study_id))
+    return Response(content, media_type="application/zip")
 
 
 @router.delete("/v1/studies/{study_id}")
@@ -114,6 +108,12 @@ async def slice_png(study_id: str, index: int, service: Served, tenant: Tenant, 
 async def result(answer_id: str, service: Served, tenant: Tenant) -> Response:
     """A kept answer with its provenance."""
     return await _kept(service, tenant, answer_id, "answer.json", "application/json")
+
+
+@router.get("/v1/results/{answer_id}/replay.json", response_class=Response)
+async def replay(answer_id: str, service: Served, tenant: Tenant) -> Response:
+    """What is needed to ask for an answer again: the request, its studies by reference."""
+    return await _kept(service, tenant, answer_id, REPLAY, "application/json")
 
 
 @router.get("/v1/results/{answer_id}/overlays/{number}.png", response_class=Response)
@@ -145,11 +145,6 @@ class _Lent(AbstractContextManager[BinaryIO]):
 
     def __exit__(self, *_: object) -> None:
         """Nothing to do."""
-
-
-def _card(service: Service) -> dict[str, Any]:
-    digest = service.consultant.model_digest
-    return {"id": MODEL_NAME, "object": "model", "created": service.started, "owned_by": "vilam3", "digest": digest}
 
 
 def _modality(form: FormData) -> Modality | None:

@@ -29,6 +29,7 @@ class Answered:
         usage: Tokens of all rounds.
         provenance: What it was made with.
         warnings: What the reader of the study noticed.
+        service_tier: OpenAI's: ``priority`` where it went before others.
     """
 
     answer_id: str
@@ -40,6 +41,7 @@ class Answered:
     usage: Usage
     provenance: dict[str, Any]
     warnings: list[str]
+    service_tier: str = "default"
 
     @property
     def content(self) -> str:
@@ -63,6 +65,7 @@ def completion(answered: Answered) -> dict[str, Any]:
         "model": MODEL_NAME,
         "choices": [choice],
         "usage": answered.usage.model_dump(),
+        "service_tier": answered.service_tier,
         **beside(answered),
     }
 

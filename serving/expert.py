@@ -5,29 +5,28 @@ the place back.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
-from serving import guard, metrics, refusals
+from serving import cards, guard, metrics, refusals
 from serving.flow import Flow
 from serving.lanes import Lane
 from serving.presence import gone
 from serving.tenants import Tenants
+from vilam3 import tracing
 from vilam3.consultant import with_modality
 from vilam3.data.sample import Dialect
 from vilam3.data.study import Study
-from vilam3.errors import DataError, NotFoundError
-from vilam3.experts.protocol import ExpertCall, ExpertResult
-from vilam3.services.findings import Consultation, Finding, card_of
+from vilam3.errors import DataError
+from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Watch, unwatched
+from vilam3.experts.registry import until
+from vilam3.services.findings import Consultation, Finding
 from vilam3.shelf import Shelf
 
 WAITING = 16
-
-router = APIRouter(default_response_class=JSONResponse)
 
 
 class OneExpert(Protocol):
@@ -37,7 +36,15 @@ class OneExpert(Protocol):
         """What is said of it."""
         ...
 
-    def run(self, call: ExpertCall, study: Study, *, slice_index: int | None = None) -> ExpertResult:
+    def run(
+        self,
+        call: ExpertCall,
+        study: Study,
+        *,
+        slice_index: int | None = None,
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
+    ) -> ExpertResult:
         """Run it."""
         ...
 
@@ -77,10 +84,10 @@ class ExpertService:
     def card(self) -> dict[str, Any]:
         """What is said of it."""
         (told,) = self.registry().describe()
-        return card_of(self.model, {**told, "expert": told["name"], "created": self.started})
+        return cards.card_of(self.model, created=self.started, expert=told["name"], **told)
 
-    def begin(self, work: Callable[[], Any]) -> Flow[None, Any]:
-        """Queue one piece of work.
+    def begin(self, work: Callable[[Watch], Any]) -> Flow[float, Any]:
+        """Queue one piece of work, which is told by its watch that its caller has left.
 
         Raises:
             BusyError: as many wait as may.
@@ -89,7 +96,9 @@ class ExpertService:
         began = time.monotonic()
         try:
             return Flow(
-                self.calls, lambda _: work(), on_end=lambda: metrics.expert_ends(self.name, time.monotonic() - began)
+                self.calls,
+                lambda flow: work(until(flow.cancelled)),
+                on_end=lambda: metrics.expert_ends(self.name, time.monotonic() - began),
             )
         except BaseException:
             metrics.QUEUE_DEPTH.labels(self.name).dec()
@@ -101,19 +110,24 @@ class ExpertService:
         Raises:
             BusyError: as many wait as may.
             GoneError: the caller left before its turn.
+            Cancelled: the caller left while it ran.
             ExpertError: the expert cannot serve it.
             NotFoundError: there is no such study.
         """
-        finding: Finding = await self.begin(lambda: self.run(asked)).outcome(gone=gone())
+        finding: Finding = await self.begin(lambda watch: self.run(asked, watch=watch)).outcome(gone=gone())
         return finding
 
-    def run(self, asked: Consultation) -> Finding:
+    def run(self, asked: Consultation, *, watch: Watch = unwatched) -> Finding:
         """The work itself; blocking."""
+        watch(0.0)
         study = with_modality(self.shelf.get(asked.study), asked.modality, question="")
         if asked.study_digest and asked.study_digest != study.digest:
             raise DataError("study: the one of this reference is not the one that is meant; upload it again")
         call = ExpertCall(expert=self.name, argument=asked.argument)
-        result = self.registry(asked.dialect).run(call, study, slice_index=asked.slice_index)
+        with tracing.span("run", expert=self.name):
+            result = self.registry(asked.dialect).run(
+                call, study, slice_index=asked.slice_index, points=asked.points, watch=watch
+            )
         mask = None
         if result.mask is not None and study.volumes:
             mask = self.shelf.put_mask(study, result.mask)
@@ -126,16 +140,6 @@ class ExpertService:
 
 def install(app: FastAPI, service: ExpertService) -> None:
     """Put the routes on an application, before its own."""
-    app.state.expert = service
-    app.include_router(router)
+    cards.install(app, service)
     refusals.install(app)
     guard.install(app)
-
-
-@router.get("/v1/models/{name}")
-async def model(name: str, request: Request) -> dict[str, Any]:
-    """The expert's card and readiness; open, because probes carry no key."""
-    service: ExpertService = request.app.state.expert
-    if name != service.model:
-        raise NotFoundError(f"model {name!r}: not served here; use {service.model!r}")
-    return {**service.card(), "ready": True}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
@@ -28,6 +29,7 @@ class Flow(Generic[EventT, ResultT]):
         *,
         on_end: Callable[[], None] = lambda: None,
         is_degraded: Callable[[ResultT], bool] = lambda _: False,
+        is_urgent: bool = False,
     ) -> None:
         """Queue `work` at once; it is called in a thread of the lane.
 
@@ -36,6 +38,7 @@ class Flow(Generic[EventT, ResultT]):
             work: What to do.
             on_end: Called once when it has ended or never will begin.
             is_degraded: Whether a result is less than what was asked for, for the count of outcomes.
+            is_urgent: Go before all that waits.
 
         Raises:
             BusyError: as many wait as may.
@@ -45,7 +48,8 @@ class Flow(Generic[EventT, ResultT]):
         self._events: asyncio.Queue[EventT | None] = asyncio.Queue()
         self._on_end = on_end
         self._is_degraded = is_degraded
-        self._work = lane.submit(lambda: work(self))
+        trace = contextvars.copy_context()  # so that it goes on in the other thread
+        self._work = lane.submit(lambda: trace.run(work, self), is_urgent=is_urgent)
         metrics.IN_FLIGHT.inc()
         self._work.add_done_callback(self._end)
 

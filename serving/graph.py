@@ -21,6 +21,7 @@ from serving.flow import Flow
 from serving.graph_wire import Call, LookedAt, Round, State, Told
 from serving.inquiry import Inquiry, prepare
 from serving.presence import gone
+from serving.provenance import Model, made_with
 from serving.results import ResultStore
 from serving.studies import StudyStore
 from serving.tenants import Tenants
@@ -28,14 +29,14 @@ from serving.vlm import ModelService
 from serving.wire import MODEL_NAME, MOST_ROUNDS, Usage
 from vilam3.consultant import Consultant
 from vilam3.data.study import Study
-from vilam3.dialogue.drive import consult
 from vilam3.dialogue.loop import Consult, Generate, Outcome, Step, Transcript
 from vilam3.dialogue.messages import Generation
+from vilam3.dialogue.panel import consult
 from vilam3.dialogue.record import UNREADABLE, expert_call, notes
 from vilam3.dialogue.replay import replay
 from vilam3.errors import DataError, ExpertError, NotFoundError
-from vilam3.experts.protocol import ExpertCall, ExpertResult
-from vilam3.experts.roster import Roster
+from vilam3.experts.protocol import ExpertCall, ExpertResult, Watch
+from vilam3.experts.roster import Listed, Roster
 from vilam3.graph import PASSING_PATH, STEP_PATH
 from vilam3.services.findings import Consultation
 from vilam3.shelf import NONE, tenant_folder
@@ -45,7 +46,7 @@ NO_STEP = "no step of this graph asks it."
 router = APIRouter(default_response_class=JSONResponse)
 
 
-class OnPaper(Roster):
+class OnPaper(Roster[Listed]):
     """Experts that the graph asks, not this process."""
 
     def run(self, call: ExpertCall, study: Study, **_: object) -> ExpertResult:
@@ -112,17 +113,20 @@ class ModelStep:
             finish_reason="length" if transcript.ending == "rounds" else "stop",
             expert_calls=_records(state, transcript),
             usage=state.usage,
-            provenance={
-                "model": MODEL_NAME,
-                "model_digest": state.model_digest or self.service.digest,
-                "engine": self.service.engine.name,
-                "dialect": self.service.dialect,
-                "study_digest": None if study is None else study.digest,
-                "series": None if study is None else study.series,
-                "slice_index": inquiry.seen_slice,
-                "rounds": len(state.said),
-                "ending": transcript.ending,
-            },
+            provenance=made_with(
+                Model(
+                    name=MODEL_NAME,
+                    digest=state.model_digest or self.service.digest,
+                    engine=self.service.engine.name,
+                    dialect=self.service.dialect,
+                ),
+                study,
+                slice_index=inquiry.seen_slice,
+                sampling=inquiry.sampling,
+                rounds=len(state.said),
+                ending=transcript.ending,
+                expert_calls=_records(state, transcript),
+            ),
             warnings=[] if study is None else list(study.warnings),
         )
 
@@ -144,12 +148,12 @@ class ExpertStep:
             state = state.answered(told)
         return state.model_dump(mode="json")
 
-    def _run(self, state: State, call: Call) -> Told:
+    def _run(self, state: State, call: Call, watch: Watch) -> Told:
         began = time.monotonic()
         found: list[Any] = []
 
-        def ask(_: ExpertCall) -> ExpertResult:
-            found.append(self.service.run(_consultation(state, call)))
+        def ask(_: ExpertCall, __: Watch) -> ExpertResult:
+            found.append(self.service.run(_consultation(state, call), watch=watch))
             result: ExpertResult = found[0].result()
             return result
 

@@ -1,7 +1,4 @@
-"""Around every request: a bound on its body, one log line without content, and no stack trace for anybody.
-
-Pure ASGI, because the streams of answers must pass through unbuffered.
-"""
+"""Around every request: a bound on its body, one log line without content, and no stack trace for anybody."""
 
 import logging
 import time
@@ -9,10 +6,13 @@ import traceback
 from collections.abc import Mapping
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
 from serving import refusals
+from serving.middleware import Around
 from serving.presence import Presence
+from vilam3 import tracing
 from vilam3.errors import TooLargeError
 
 MIB = 1 << 20
@@ -29,18 +29,11 @@ def install(app: FastAPI) -> None:
     app.add_middleware(Watched)  # added last, so it is outermost
 
 
-class BoundedBody:
+class BoundedBody(Around):
     """Refuses bodies beyond a bound, by their header or, where it lies or is missing, while they come in."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         most = BODY_BYTES.get(scope["path"].rstrip("/"), ANY_BODY_BYTES)
         if _declared(scope) > most:
             await refusals.response(_too_large(most))(scope, receive, send)
@@ -58,18 +51,11 @@ class BoundedBody:
         await self._app(scope, bounded, send)
 
 
-class Watched:
+class Watched(Around):
     """Logs method, route template, status and milliseconds; turns what nobody caught into a plain 500."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         status = 0
         started = time.perf_counter()
 
@@ -79,20 +65,27 @@ class Watched:
                 status = message["status"]
             await send(message)
 
-        try:
-            await self._app(scope, receive, noted)
-        except Exception as error:  # noqa: BLE001 - the last boundary before the server, which would print the message
-            _log_fault(error)
-            if not status:
-                await refusals.response(error)(scope, receive, noted)
-        finally:
-            _log_request(scope, status, started)
+        with tracing.continued(scope["method"], Headers(scope=scope)) as span:
+            try:
+                await self._app(scope, receive, noted)
+            except Exception as error:  # noqa: BLE001 - the last boundary before the server, which would print it
+                _log_fault(error)
+                if not status:
+                    await refusals.response(error)(scope, receive, noted)
+            finally:
+                span.update_name(f"{scope['method']} {_route(scope)}")
+                tracing.note(span, status=status)
+                _log_request(scope, status, started)
 
 
 def _log_request(scope: Scope, status: int, started: float) -> None:
-    route = getattr(scope.get("route"), "path", "(no route)")  # the template: ids are not logged
-    fields = {"method": scope["method"], "route": route, "status": status}
+    fields = {"method": scope["method"], "route": _route(scope), "status": status}
     log.info("request", extra={**fields, "ms": round((time.perf_counter() - started) * 1000, 1)})
+
+
+def _route(scope: Scope) -> str:
+    """The template: ids are neither logged nor traced."""
+    return getattr(scope.get("route"), "path", "(no route)")
 
 
 def _log_fault(error: Exception) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from serving.refusals import UnsupportedError
-from serving.studies import StudyStore, Upload, read_upload
+from serving.studies import Upload, read_upload
 from serving.wire import MODEL_NAME, STUDY_SCHEME, ChatMessage, ChatRequest, ImagePart
 from vilam3.consultant import Consultant, with_modality
 from vilam3.data.sample import IMAGE_TOKEN
@@ -42,17 +42,17 @@ class Inquiry:
     """A chat request, ready to be driven.
 
     Attributes:
+        request: As it came in.
         asking: The newest question with its history.
         study: The newest study of the conversation, the one experts look at; None without images.
-        slice_index: Axial slice, or None for the middle one.
-        several: Serve every trigger of a reply.
+        studies: Of each message that is no instruction; None where it shows none.
         sampling: How to decode.
     """
 
+    request: ChatRequest
     asking: Asking
     study: Study | None
-    slice_index: int | None
-    several: bool
+    studies: tuple[Study | None, ...]
     sampling: Sampling
 
     @property
@@ -60,11 +60,20 @@ class Inquiry:
         """The slice that is looked at; None without slices."""
         if self.study is None or not self.study.volumes:
             return None
-        return self.study.num_slices // 2 if self.slice_index is None else self.slice_index
+        wanted = self.request.slice_index
+        return self.study.num_slices // 2 if wanted is None else wanted
+
+
+class Studies(Protocol):
+    """Where studies are looked up."""
+
+    def get(self, tenant: str, study_id: str) -> Study:
+        """The study of a tenant, or `NotFoundError`."""
+        ...
 
 
 def prepare(
-    request: ChatRequest, *, tenant: str, studies: StudyStore, consultant: Consultant, named: Study | None = None
+    request: ChatRequest, *, tenant: str, studies: Studies, consultant: Consultant, named: Study | None = None
 ) -> Inquiry:
     """Read everything the request refers to; blocking.
 
@@ -82,17 +91,18 @@ def prepare(
     """
     if request.model != MODEL_NAME:
         raise NotFoundError(f"model {request.model!r}: not served here; use {MODEL_NAME!r}")
-    *earlier, newest = [message for message in request.messages if message.role not in {"system", "developer"}]
+    *earlier, newest = request.spoken()
     history: list[Message] = []
-    study: Study | None = None
+    seen: list[Study | None] = []
     for message in earlier:
         text, found = _read(message, request, tenant=tenant, studies=studies)
-        study = found or study
+        seen.append(found)
         history.append(_past(message, text, found, request, consultant))
     text, found = _read(newest, request, tenant=tenant, studies=studies)
     if found is None and named is not None:
         found = with_modality(named, request.modality, question=text)
-    study = found or study
+    seen.append(found)
+    study = next((one for one in reversed(seen) if one is not None), None)
     asking = consultant.asking(
         _bare(text) if found is None else text,
         found,
@@ -104,23 +114,11 @@ def prepare(
     if found is None and study is not None:  # a follow-up: experts are told of the modality, the images stay above
         asking = replace(asking, modality=study.modality)
     return Inquiry(
+        request=request,
         asking=asking,
         study=study,
-        slice_index=request.slice_index,
-        several=request.several,
-        sampling=_sampling(request),
-    )
-
-
-def _sampling(request: ChatRequest) -> Sampling:
-    plain = Sampling()
-    system = [_text_of(message) for message in request.messages if message.role in {"system", "developer"}]
-    return Sampling(
-        temperature=plain.temperature if request.temperature is None else request.temperature,
-        top_p=plain.top_p if request.top_p is None else request.top_p,
-        max_new_tokens=request.max_completion_tokens or request.max_tokens or plain.max_new_tokens,
-        seed=request.seed,
-        system_prompt="\n".join(system) or None,
+        studies=tuple(seen),
+        sampling=request.sampling(),
     )
 
 
@@ -143,9 +141,9 @@ def _past(
     return Message(role="user", text=worded, images=asking.images)
 
 
-def _read(message: ChatMessage, request: ChatRequest, *, tenant: str, studies: StudyStore) -> tuple[str, Study | None]:
+def _read(message: ChatMessage, request: ChatRequest, *, tenant: str, studies: Studies) -> tuple[str, Study | None]:
     """The message's text without references, and its study."""
-    text = _text_of(message)
+    text = message.text(between="\n").strip()
     urls = [part.image_url.url for part in message.parts() if isinstance(part, ImagePart)]
     handles = _STUDY_IN_TEXT.findall(text) + [url for url in urls if url.startswith(STUDY_SCHEME)]
     handles = list(dict.fromkeys(handle.removeprefix(STUDY_SCHEME) for handle in handles))
@@ -192,10 +190,6 @@ def _upload(number: int, url: str) -> Upload:
         return io.BytesIO(content)
 
     return Upload(name=f"image_{number}{SUFFIXES.get(found[1] or '', '')}", open=opened)
-
-
-def _text_of(message: ChatMessage) -> str:
-    return "\n".join(part.text for part in message.parts() if not isinstance(part, ImagePart)).strip()
 
 
 def _bare(text: str) -> str:

@@ -4,14 +4,16 @@ import asyncio
 import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from serving.refusals import BusyError
+from serving import metrics
+from vilam3.errors import BusyError
 
 T = TypeVar("T")
+Piece = tuple[Future[Any], Callable[[], Any]]
 LONGEST_RETRY_S = 120
 WEIGHT_OF_NEWEST = 0.2  # of the moving mean of how long a piece of work takes
 
@@ -33,6 +35,7 @@ class Places:
         """
         with self._lock:
             if self._taken[tenant] >= self._per_tenant:
+                metrics.BUSY.labels("tenant").inc()
                 raise BusyError(
                     f"requests: {self._per_tenant} of yours are being answered, which is the most for one caller; "
                     "wait for one of them",
@@ -49,21 +52,24 @@ class Places:
 
 
 class Lane:
-    """Runs blocking work off the event loop."""
+    """Runs blocking work off the event loop; urgent work goes before all that waits."""
 
-    def __init__(self, name: str, *, workers: int, waiting: int) -> None:
+    def __init__(self, name: str, *, workers: int, waiting: int, urgent: int = 0) -> None:
         """Start with no thread.
 
         Args:
             name: In messages and thread names.
             workers: Pieces of work at a time.
             waiting: More that may wait.
+            urgent: Still more that may wait, if they are urgent.
         """
         self.name = name
         self.workers = workers
         self.waiting = waiting
+        self.urgent = urgent
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix=name)
         self._lock = threading.Lock()
+        self._queues: tuple[deque[Piece], deque[Piece]] = (deque(), deque())
         self._in_flight = 0
         self._mean_s = 1.0
 
@@ -72,22 +78,30 @@ class Lane:
         """Pieces of work running or waiting."""
         return self._in_flight
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
+    def submit(self, work: Callable[[], T], *, is_urgent: bool = False) -> Future[T]:
         """Queue `work`; a future that is cancelled before it runs gives its place back.
 
         Raises:
             BusyError: as many wait as may.
         """
+        future: Future[T] = Future()
         with self._lock:
-            if self._in_flight >= self.workers + self.waiting:
+            if self._in_flight >= self.workers + self.waiting + (self.urgent if is_urgent else 0):
+                metrics.BUSY.labels("queue").inc()
                 raise BusyError(
                     f"{self.name}: {self._in_flight} requests are being served or wait, which is the most this server "
                     "holds; try again later",
                     retry_after_s=self._retry_after_s(),
                 )
             self._in_flight += 1
-        future = self._pool.submit(self._timed, work)
+            metrics.WAITING.inc()
+            self._queues[0 if is_urgent else 1].append((future, work))
         future.add_done_callback(self._leave)
+        try:
+            self._pool.submit(self._next)
+        except RuntimeError:  # closed
+            future.cancel()
+            raise
         return future
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -101,14 +115,26 @@ class Lane:
     def close(self) -> None:
         """Drop what waits; what runs is left to end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for queue in self._queues:
+            for future, _ in tuple(queue):
+                future.cancel()
 
-    def _timed(self, work: Callable[[], T]) -> T:
+    def _next(self) -> None:
+        """Do the most urgent piece of work; the pool calls this once for each piece."""
+        with self._lock:
+            future, work = next(queue for queue in self._queues if queue).popleft()
+        metrics.WAITING.dec()
+        if not future.set_running_or_notify_cancel():
+            return
         started = time.monotonic()
         try:
-            return work()
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the work is told
+            future.set_exception(error)
+        else:
+            future.set_result(result)
         finally:
-            taken_s = time.monotonic() - started
-            self._mean_s += WEIGHT_OF_NEWEST * (taken_s - self._mean_s)
+            self._mean_s += WEIGHT_OF_NEWEST * (time.monotonic() - started - self._mean_s)
 
     def _leave(self, _future: object) -> None:
         with self._lock:

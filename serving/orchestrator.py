@@ -9,38 +9,27 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from serving.answer import PER_TENANT, Service
+from serving.answer import Service, Terms
 from serving.lanes import Lane, Places
 from serving.results import ResultStore
 from serving.studies import StudyStore
 from serving.tenants import Tenants
 from vilam3.consultant import Consultant, Experts
 from vilam3.data.sample import Dialect
+from vilam3.dialogue.bounds import SIDE_BY_SIDE
 from vilam3.dialogue.messages import Engine
 from vilam3.errors import EngineError, VilaM3Error
 from vilam3.objects import ObjectStore
 from vilam3.services.engine import ModelCard
+from vilam3.services.memory import FindingMemory
 from vilam3.shelf import GIB, Bounds, Shelf
 
-ANSWERS_AT_A_TIME, ANSWERS_WAITING = 64, 128
+ANSWERS_AT_A_TIME, ANSWERS_WAITING, URGENT_WAITING = 64, 128, 32
 LOOK_EVERY_S = 5.0
 SWEEP_EVERY_S = 60.0
 MOST_STUDIES, MOST_ANSWERS, MOST_BYTES = 20_000, 50_000, 2048 * GIB
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """What one answer may take.
-
-    Attributes:
-        deadline_s: All of it.
-        per_tenant: Answers at a time for one tenant.
-    """
-
-    deadline_s: float = 300.0
-    per_tenant: int = PER_TENANT
 
 
 class KnownEngine(Engine, Protocol):
@@ -114,7 +103,7 @@ def service(
     *,
     objects: ObjectStore,
     tenants: Tenants,
-    budget: Budget,
+    terms: Terms,
 ) -> Service:
     """The service of the public routes on remote parts."""
 
@@ -132,8 +121,9 @@ def service(
             sweep_every_s=SWEEP_EVERY_S,
         ),
         results=ResultStore(objects, bounds=Bounds(max_count=MOST_ANSWERS), sweep_every_s=SWEEP_EVERY_S),
-        deadline_s=budget.deadline_s,
-        places=Places(budget.per_tenant),
-        dialogues=Lane("dialogues", workers=ANSWERS_AT_A_TIME, waiting=ANSWERS_WAITING),
-        experts=ThreadPoolExecutor(ANSWERS_AT_A_TIME, thread_name_prefix="experts"),
+        memory=FindingMemory(objects, sweep_every_s=SWEEP_EVERY_S) if terms.remembers else None,
+        budget=terms.budget,
+        places=Places(terms.budget.per_tenant),
+        dialogues=Lane("dialogues", workers=ANSWERS_AT_A_TIME, waiting=ANSWERS_WAITING, urgent=URGENT_WAITING),
+        experts=ThreadPoolExecutor(ANSWERS_AT_A_TIME * SIDE_BY_SIDE, thread_name_prefix="experts"),
     )

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+
+from serving.middleware import Around
 
 Gone = Callable[[], Awaitable[bool]]
 
@@ -21,18 +23,11 @@ def gone() -> Gone:
     return _gone.get()
 
 
-class Presence:
-    """Notes for each request how to find out; pure ASGI, inside of whatever bounds the body."""
+class Presence(Around):
+    """Notes for each request how to find out; inside of whatever bounds the body."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Wrap `app`."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         has_left, is_read = False, False
         pending: asyncio.Future[Message] | None = None
 

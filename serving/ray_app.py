@@ -4,13 +4,14 @@ One deployment for the language model, one for each expert, and the public endpo
 places each by itself, and may put several experts on one accelerator. Calls go through Ray's handles in place of HTTP.
 """
 
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from copy import copy
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
@@ -20,27 +21,29 @@ from ray.serve.handle import DeploymentHandle
 
 from serving import app as routes
 from serving import health, metrics, orchestrator
+from serving.answer import Budget, Terms
 from serving.expert import ExpertService
 from serving.health import Health
 from serving.tenants import Tenants, from_environment
 from vilam3 import log
 from vilam3.consultant import load
-from vilam3.data.sample import Dialect
-from vilam3.data.study import Study
-from vilam3.dialogue.messages import Generation, Message, Sampling
+from vilam3.dialogue.messages import EngineStats, Generation, Message, Sampling
+from vilam3.dialogue.tickets import StreamTicket
 from vilam3.errors import EngineError, ExpertError, UserError, VilaM3Error
-from vilam3.experts.protocol import ExpertCall, ExpertResult
-from vilam3.experts.roster import Listed, Roster
+from vilam3.experts.protocol import Watch
+from vilam3.experts.roster import Listed
 from vilam3.objects import open_store
 from vilam3.services.engine import MODEL, ModelCard
-from vilam3.services.experts import Waits, checked, consultation
+from vilam3.services.experts import Elsewhere
 from vilam3.services.findings import Consultation, Finding
+from vilam3.services.visit import Waits
 from vilam3.shelf import Shelf
 
 BEHIND_A_PROXY = "the proxy of Ray"  # which is reached from elsewhere, as a rule
 AUTOSCALING = {"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 2}
 ON_ITS_OWN = {"max_ongoing_requests": 4, "autoscaling_config": AUTOSCALING}
 CARD_S = 30.0
+HANDLE_TICK_S = 0.25
 
 
 class Settings(BaseModel):
@@ -130,6 +133,14 @@ class HandleEngine:
     def close(self) -> None:
         """Ray keeps the connections."""
 
+    def submit(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> StreamTicket:  # noqa: ARG002 - Ray queues by arrival
+        """See `vilam3.dialogue.messages.Engine`."""
+        return StreamTicket(lambda cancelled: self.stream(messages, sampling, cancelled=cancelled))
+
+    def stats(self) -> EngineStats:
+        """See `vilam3.dialogue.messages.Engine`; each replica tells its own."""
+        return EngineStats()
+
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, *, cancelled: threading.Event | None = None
     ) -> Iterator[str | Generation]:
@@ -153,57 +164,38 @@ class HandleEngine:
         return cast("Generation", last)
 
 
-class HandleExperts(Roster):
+class HandleExperts(Elsewhere):
     """`vilam3.consultant.Experts` of deployments."""
-
-    needs_reference = True
 
     def __init__(self, handles: Mapping[str, DeploymentHandle], listed: Sequence[Listed]) -> None:
         """Talk through `handles`, by the experts' names."""
         super().__init__(listed)
         self._handles = handles
-        self._dialect: Dialect = "demo"
 
-    def speaking(self, dialect: Dialect) -> Self:
-        """See `serving.orchestrator.KnownExperts`."""
-        other = copy(self)
-        other._dialect = dialect  # noqa: SLF001 - of our own kind
-        return other
-
-    def run(
-        self,
-        call: ExpertCall,
-        study: Study,
-        *,
-        slice_index: int | None = None,
-        cancelled: threading.Event | None = None,
-    ) -> ExpertResult:
-        """See `vilam3.consultant.Experts`."""
-        asked = consultation(call, study, slice_index=slice_index, dialect=self._dialect)
-        response = self._handles[call.expert].consult.remote(asked.model_dump(mode="json"))
-        told = _awaited(response, cancelled, name=call.expert)
+    def consult(self, name: str, asked: Consultation, watch: Watch) -> Finding:
+        """See `Elsewhere.consult`."""
+        response = self._handles[name].consult.remote(asked.model_dump(mode="json"))
+        told = _awaited(response, watch, name=name)
         if "error" in told:
             raise ExpertError(told["error"])
-        return checked(call.expert, Finding.model_validate(told), study)
+        return Finding.model_validate(told)
 
 
-def _awaited(response: Any, cancelled: threading.Event | None, *, name: str) -> dict[str, Any]:  # noqa: ANN401 - Ray's
+def _awaited(response: Any, watch: Watch, *, name: str) -> dict[str, Any]:  # noqa: ANN401 - Ray's
     """The reply of a deployment, or an error at once when nobody waits for it any more."""
-    waits, ticks = Waits(), 0
-    while True:
-        try:
-            told: dict[str, Any] = response.result(timeout_s=0.25)
-        except TimeoutError:
-            ticks += 1
-            is_late = ticks * 0.25 > waits.total_s
-            if is_late or (cancelled is not None and cancelled.is_set()):
-                response.cancel()
-                late = f"it did not finish within {waits.total_s:g} s."
-                raise ExpertError(late if is_late else "nobody waits for it any more.") from None
-        except RayServeException as error:
-            raise ExpertError(f"the service of {name} broke off ({type(error).__name__}).") from error
-        else:
-            return told
+    end = time.monotonic() + Waits().total_s
+    try:
+        while time.monotonic() < end:
+            watch(0.0)
+            with contextlib.suppress(TimeoutError):
+                told: dict[str, Any] = response.result(timeout_s=HANDLE_TICK_S)
+                return told
+        raise ExpertError(f"it did not finish within {Waits().total_s:g} s.")
+    except RayServeException as error:
+        raise ExpertError(f"the service of {name} broke off ({type(error).__name__}).") from error
+    except VilaM3Error:
+        response.cancel()
+        raise
 
 
 @serve.deployment(max_ongoing_requests=64)
@@ -229,7 +221,7 @@ class Endpoint:
             HandleExperts(experts, listed) if experts else None,
             objects=open_store(given.studies),
             tenants=from_environment(host=BEHIND_A_PROXY, without_keys=given.without_keys),
-            budget=orchestrator.Budget(deadline_s=given.deadline_s),
+            terms=Terms(budget=Budget(deadline_s=given.deadline_s)),
         )
         metrics.declare(tuple(experts))
 

@@ -13,21 +13,10 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from vilam3.errors import UserError, VilaM3Error
+from vilam3.errors import BusyError, UserError, VilaM3Error
 
 TYPES: Mapping[int, str] = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 SERVER_FAULT = 500
-
-
-class BusyError(VilaM3Error):
-    """More callers wait than this server holds."""
-
-    http_status: ClassVar[int] = 429
-
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        """Say how long to wait."""
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class UnauthorizedError(UserError):

@@ -12,14 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from serving.provenance import Record
 from vilam3.data.nifti import write_label_map
 from vilam3.data.study import Study
 from vilam3.errors import NotFoundError
 from vilam3.experts.protocol import ExpertResult
 from vilam3.objects import ObjectStore
+from vilam3.services.memory import is_remembered
 from vilam3.shelf import Bounds, drop_oldest, put_json, tenant_folder
 
 _SHAPE = re.compile(r"chatcmpl-[0-9a-f]{32}")
+REPLAY = "replay.json"
 NONE = "result: there is none of that name; answers are kept for a while only, ask again"
 
 
@@ -67,7 +70,8 @@ class ResultStore:
     def _keep_mask(self, key: str, result: ExpertResult, study: Study) -> bool:
         if result.mask_reference:
             self._objects.copy(result.mask_reference, key)
-            self._objects.delete(result.mask_reference)
+            if not is_remembered(result.mask_reference):
+                self._objects.delete(result.mask_reference)
             return True
         if result.mask is None or not study.volumes:
             return False
@@ -77,12 +81,14 @@ class ResultStore:
             self._objects.put(key, file)
         return True
 
-    def keep_answer(self, tenant: str, answer_id: str, answer: dict[str, Any]) -> None:
-        """Keep the answer itself.
+    def keep_answer(self, tenant: str, answer_id: str, answer: dict[str, Any], *, record: Record) -> None:
+        """Keep the answer itself, and how to ask for it again.
 
         Raises:
             ArtifactError: it cannot be written.
         """
+        told = record.model_dump(mode="json", exclude_defaults=True) | {"format": record.format}
+        put_json(self._objects, f"{_folder(tenant, answer_id)}/{REPLAY}", told)
         put_json(self._objects, f"{_folder(tenant, answer_id)}/answer.json", answer)
         with self._lock:
             if time.monotonic() - self._swept_s < self._sweep_every_s:

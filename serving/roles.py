@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from serving import app, expert, graph, metrics, models, orchestrator, vlm
-from serving.answer import Service
+from serving.answer import Service, Terms
 from serving.health import Health
 from serving.server import Part
 from serving.studies import StudyStore
@@ -18,7 +18,8 @@ from vilam3.experts.facts import ARGUMENTS
 from vilam3.experts.roster import Listed, published
 from vilam3.objects import FolderStore, ObjectStore, open_store
 from vilam3.services.engine import RemoteEngine
-from vilam3.services.experts import RemoteExperts, Waits
+from vilam3.services.experts import RemoteExperts
+from vilam3.services.visit import Waits
 from vilam3.shelf import STUDIES_VARIABLE, Shelf
 
 
@@ -54,10 +55,10 @@ class Place:
         return open_store(self.studies_uri) if self.studies_uri else FolderStore(self.work / "store")
 
 
-def single(model: str, *, experts: Path | None, place: Place) -> Part:
+def single(model: str, *, experts: Path | None, place: Place, terms: Terms) -> Part:
     """Everything in one process."""
     consultant = load(model, experts=experts)
-    service = Service.create(consultant, tenants=place.tenants, work=place.work)
+    service = Service.create(consultant, tenants=place.tenants, work=place.work, terms=terms)
     metrics.declare(() if consultant.experts is None else tuple(consultant.experts.grammar().arguments))
     return _public(service)
 
@@ -132,7 +133,7 @@ class Others:
     waits: Waits = field(default_factory=Waits)
 
 
-def public(others: Others, *, budget: orchestrator.Budget, place: Place) -> Part:
+def public(others: Others, *, terms: Terms, place: Place) -> Part:
     """The public endpoint in front of other services.
 
     Raises:
@@ -142,7 +143,7 @@ def public(others: Others, *, budget: orchestrator.Budget, place: Place) -> Part
     experts = RemoteExperts(others.experts, waits=others.waits) if others.experts else None
     store = place.shared(role="orchestrator") if others.experts else place.any_store()
     known = orchestrator.Acquaintance(engine)
-    service = orchestrator.service(known, experts, objects=store, tenants=place.tenants, budget=budget)
+    service = orchestrator.service(known, experts, objects=store, tenants=place.tenants, terms=terms)
     metrics.declare(tuple(others.experts))
     known.begin()
     return _public(service, known=known)

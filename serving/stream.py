@@ -7,21 +7,19 @@ In the rare case that a long reply calls an expert after all, the stream shows i
 ``vilam3.answer`` says which part is the answer.
 """
 
-import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from serving import refusals
+from serving import refusals, sse
 from serving.answer import Progress, Running
 from serving.completion import Answered, ExpertEnded, beside
 from serving.presence import Gone
 from serving.wire import MODEL_NAME
-from vilam3.dialogue.drive import ExpertStarted, ReplyFinished, TextPiece
+from vilam3.dialogue.events import ExpertProgressed, ExpertStarted, ReplyFinished, TextPiece
 from vilam3.errors import VilaM3Error
 
 HELD_CHARACTERS = 240
-DONE = "data: [DONE]\n\n"
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +42,11 @@ async def events(running: Running, *, gone: Gone, holds_back: bool, include_usag
             if include_usage and isinstance(event, Answered):
                 yield writer.usage(event)
     except VilaM3Error as error:
-        yield f"data: {_json(refusals.body(error))}\n\n"
+        yield sse.data(refusals.body(error))
     except Exception as error:  # noqa: BLE001 - the status line is gone: what is left is to say so in the stream
         log.error("stream failed: %s", type(error).__name__)  # noqa: TRY400 - messages may quote the request
-        yield f"data: {_json(refusals.body(error))}\n\n"
-    yield DONE
+        yield sse.data(refusals.body(error))
+    yield sse.DONE
 
 
 class Writer:
@@ -83,20 +81,24 @@ class Writer:
                     expert=event.call.expert,
                     argument=event.call.argument,
                 )
+            case ExpertProgressed():
+                yield self._typed("expert.progress", index=event.index, fraction=event.fraction)
             case ExpertEnded():
                 name = "expert.failed" if event.record["error"] else "expert.finished"
                 yield self._typed(name, index=event.index, **event.record)
             case Answered():
                 yield from self._last(event)
 
-    def chunk(self, delta: dict[str, Any], *, finish_reason: str | None = None, **extra: object) -> str:
+    def chunk(
+        self, delta: dict[str, Any], *, finish_reason: str | None = None, event: str = "", **extra: object
+    ) -> str:
         """One plain chunk."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return f"data: {_json({**self._head, 'choices': [choice], **extra})}\n\n"
+        return sse.data({**self._head, "choices": [choice], **extra}, event=event)
 
     def usage(self, answered: Answered) -> str:
         """The chunk with the token counts; it has no choice, as OpenAI's has none."""
-        return f"data: {_json({**self._head, 'choices': [], 'usage': answered.usage.model_dump()})}\n\n"
+        return sse.data({**self._head, "choices": [], "usage": answered.usage.model_dump()})
 
     def _piece(self, event: TextPiece) -> Iterator[str]:
         if self._is_live:
@@ -125,8 +127,4 @@ class Writer:
         return self.chunk({"content": text})
 
     def _typed(self, name: str, **fields: object) -> str:
-        return f"event: {name}\n" + self.chunk({}, vilam3={"event": name, **fields})
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+        return self.chunk({}, event=name, vilam3={"event": name, **fields})

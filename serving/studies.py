@@ -4,11 +4,13 @@ The uploaded files are read once and gone; what is kept is the decoded study, wi
 `vilam3.shelf`). Bounds drop what was used longest ago.
 """
 
+import logging
 import re
 import shutil
 import tempfile
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,11 +22,15 @@ from vilam3.artifacts import whole_directory
 from vilam3.data.intake import Limits, read_study
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
-from vilam3.errors import DataError, NotFoundError
-from vilam3.shelf import GIB, NONE, STUDY_ID, Bounds, Shelf, drop_oldest, get_json, put_json, tenant_folder
+from vilam3.errors import ArtifactError, DataError, NotFoundError
+from vilam3.services.memory import folder_of
+from vilam3.shelf import GIB, NONE, STUDY_ID, Bounds, Shelf, content_of, drop_oldest, get_json, put_json, tenant_folder
+
+log = logging.getLogger(__name__)
 
 COPY_BYTES = 1 << 20
 LONGEST_NAME = 80
+MOST_KNOWN = 4096  # studies that came within questions, whose references are known
 ONE_UPLOAD = Limits(max_bytes=2 * GIB)
 _ID = re.compile(STUDY_ID)
 
@@ -57,6 +63,7 @@ class StudyStore:
         self._sweep_every_s = sweep_every_s
         self._lock = threading.Lock()
         self._swept_s = float("-inf")
+        self._kept: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def add(self, tenant: str, uploads: Sequence[Upload], *, modality: Modality | None = None) -> StudyInfo:
         """Read an upload and keep it.
@@ -72,11 +79,45 @@ class StudyStore:
         """
         with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
             study = read_upload(uploads, Path(scratch) / "images", modality=modality, limits=self._limits)
+        return self._put(tenant, study)[1]
+
+    def keep(self, tenant: str, study: Study) -> Study:
+        """Keep a study that came within a question; returns it with its reference, the same one for the same content.
+
+        Raises:
+            ArtifactError: the store cannot take it.
+        """
+        if study.reference:
+            return study
+        with self._lock:
+            reference = self._kept.get((tenant, study.digest), "")
+        try:
+            if reference:
+                return self.get(tenant, reference.rpartition("/")[2])
+        except NotFoundError:
+            pass  # forgotten meanwhile
+        kept, _ = self._put(tenant, study)
+        with self._lock:
+            self._kept[tenant, study.digest] = kept.reference
+            while len(self._kept) > MOST_KNOWN:
+                self._kept.popitem(last=False)
+        return kept
+
+    def packed(self, tenant: str, study_id: str) -> bytes:
+        """The study as it is kept, decoded and without headers; see `vilam3.data.packed`.
+
+        Raises:
+            NotFoundError: there is none of that id for this tenant.
+        """
+        self._info(tenant, study_id)
+        return self.shelf.objects.get(f"{_reference(tenant, study_id)}/study.zip")
+
+    def _put(self, tenant: str, study: Study) -> tuple[Study, StudyInfo]:
         kept = self.shelf.put(tenant, study)
         info = _info(kept)
         put_json(self.shelf.objects, f"{kept.reference}/info.json", info.model_dump())
         self._sweep()
-        return info
+        return kept, info
 
     def info(self, tenant: str, study_id: str) -> StudyInfo:
         """What is known of a study.
@@ -99,34 +140,43 @@ class StudyStore:
         return study
 
     def delete(self, tenant: str, study_id: str) -> None:
-        """Forget a study and remove what is kept of it.
+        """Forget a study and remove what is kept of it, findings of experts included.
 
         Raises:
             NotFoundError: there is none of that id for this tenant.
         """
         self._info(tenant, study_id)
         self.shelf.forget(_reference(tenant, study_id))
+        self.shelf.objects.delete(folder_of(tenant, content_of(_reference(tenant, study_id))))
 
     @contextmanager
-    def lent(self, tenant: str, study: Study | None, *, needed: bool = True) -> Iterator[Study | None]:
-        """The study with a reference that other processes can follow; one that was only sent along is kept meanwhile.
+    def lent(
+        self, tenant: str, study: Study | None, *, is_needed: bool = True, keeps: bool = False
+    ) -> Iterator[Study | None]:
+        """The study with a reference that other processes can follow.
 
         Args:
             tenant: Whose it is.
             study: Uploaded, sent along, or None.
-            needed: Whether anybody follows references.
+            is_needed: Whether anybody follows references.
+            keeps: Keep one that was only sent along, so that its question can be asked again.
 
-        Raises:
-            ArtifactError: the store cannot take it.
+        A store that cannot take it costs the experts elsewhere, which say so, and not the answer.
         """
-        if study is None or study.reference or not needed:
+        if study is None or study.reference or not (is_needed or keeps):
             yield study
             return
-        kept = self.shelf.put(tenant, study)
+        try:
+            kept = self.keep(tenant, study) if keeps else self.shelf.put(tenant, study)
+        except (ArtifactError, OSError) as error:
+            log.warning("study not kept: %s", type(error).__name__)
+            yield study
+            return
         try:
             yield kept
         finally:
-            self.shelf.forget(kept.reference)
+            if not keeps:
+                self.shelf.forget(kept.reference)
 
     def _info(self, tenant: str, study_id: str) -> dict[str, object]:
         # Another tenant's id must look exactly like one that never was.

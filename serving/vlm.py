@@ -3,28 +3,28 @@
 While there is no token a stream carries comment lines, by which a caller sees that the model is still at work.
 """
 
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
-from serving import guard, metrics, refusals
+from serving import cards, guard, metrics, refusals, sse
 from serving.flow import Flow
 from serving.lanes import Lane
 from serving.reply_wire import ReplyRequest
 from serving.tenants import Tenants
+from vilam3 import tracing
 from vilam3.data.sample import Dialect
 from vilam3.dialogue.messages import Engine, Generation, Message, Sampling
 from vilam3.errors import EngineError, NotFoundError
 from vilam3.services.engine import MODEL
 
-DONE = "data: [DONE]\n\n"
 STILL_AT_WORK = ": at work\n\n"
 SIDE_BY_SIDE, WAITING = 8, 64
 
@@ -50,41 +50,53 @@ class ModelService:
     digest: str
     dialect: Dialect
     tenants: Tenants
-    replies: Lane = field(default_factory=lambda: Lane("replies", workers=SIDE_BY_SIDE, waiting=WAITING))
+    replies: Lane = field(
+        default_factory=lambda: Lane("replies", workers=SIDE_BY_SIDE, waiting=WAITING, urgent=WAITING // 4)
+    )
     readers: Lane = field(default_factory=lambda: Lane("readers", workers=2, waiting=WAITING))
     started: int = field(default_factory=lambda: int(time.time()))
 
-    def begin(self, messages: list[Message], sampling: Sampling) -> Reply:
+    def begin(self, messages: list[Message], sampling: Sampling, *, priority: int = 0) -> Reply:
         """Queue a reply.
 
         Raises:
             BusyError: too many wait.
         """
-        return Flow(self.replies, lambda flow: self.decode(flow, messages, sampling))
+        work = partial(self.decode, messages=messages, sampling=sampling, priority=priority)
+        return Flow(self.replies, work, is_urgent=priority < 0)
 
     def card(self) -> dict[str, Any]:
         """What is said of the model."""
         told = {"digest": self.digest, "dialect": self.dialect, "engine": self.engine.name}
-        return {"id": MODEL, "object": "model", "created": self.started, "owned_by": "vilam3", **told}
+        return cards.card_of(self.model, created=self.started, **told)
+
+    @property
+    def model(self) -> str:
+        """The name of the one model."""
+        return MODEL
 
     def close(self) -> None:
         """Let threads end."""
         self.replies.close()
         self.readers.close()
 
-    def decode(self, flow: Flow[str, Any], messages: list[Message], sampling: Sampling) -> Generation:
+    def decode(
+        self, flow: Flow[str, Any], messages: list[Message], sampling: Sampling, *, priority: int = 0
+    ) -> Generation:
         """The work itself; blocking. Pieces are told to `flow`.
 
         Raises:
             DataError: the question does not fit, or pictures and placeholders disagree.
             EngineError: the engine failed.
         """
-        with metrics.consulting(metrics.VLM):
-            stream = self.engine.stream(messages, sampling, cancelled=flow.cancelled)
-            with closing(cast("Any", stream)):
+        with metrics.consulting(metrics.VLM), tracing.span("decode"):
+            ticket = self.engine.submit(messages, sampling, priority=priority)
+            with closing(cast("Any", iter(ticket))) as stream:
                 for piece in stream:
                     if isinstance(piece, Generation):
                         return piece
+                    if flow.cancelled.is_set():
+                        ticket.cancel()
                     if piece:
                         flow.tell(piece)
         raise EngineError(f"engine {self.engine.name}: the stream ended without a result; ask again")
@@ -93,38 +105,19 @@ class ModelService:
 def install(app: FastAPI, service: ModelService) -> None:
     """Put the routes on an application, before its own."""
     app.state.model = service
+    cards.install(app, service)
     app.include_router(router)
     refusals.install(app)
     guard.install(app)
 
 
-def _service(request: Request) -> ModelService:
-    service: ModelService = request.app.state.model
-    return service
-
-
 def _admitted(request: Request) -> ModelService:
-    service = _service(request)
+    service: ModelService = request.app.state.model
     service.tenants.of(request.headers)
     return service
 
 
 Admitted = Annotated[ModelService, Depends(_admitted)]
-Open = Annotated[ModelService, Depends(_service)]
-
-
-@router.get("/v1/models")
-async def models(service: Admitted) -> dict[str, Any]:
-    """The one model, for OpenAI clients (`data`) and KServe clients (`models`)."""
-    return {"object": "list", "data": [service.card()], "models": [MODEL]}
-
-
-@router.get("/v1/models/{name}")
-async def model(name: str, service: Open) -> dict[str, Any]:
-    """The model's card and readiness; open, because probes carry no key."""
-    if name != MODEL:
-        raise NotFoundError(f"model {name!r}: not served here; use {MODEL!r}")
-    return {**service.card(), "name": MODEL, "ready": True}
 
 
 @router.post("/v1/chat/completions", response_model=None)
@@ -133,15 +126,12 @@ async def chat(body: ReplyRequest, request: Request, service: Admitted) -> Respo
     if body.model != MODEL:
         raise NotFoundError(f"model {body.model!r}: not served here; use {MODEL!r}")
     messages = await service.readers.run(body.conversation)
-    reply = service.begin(messages, body.sampling())
+    reply = service.begin(messages, body.sampling(), priority=body.priority)
     head = {"id": f"chatcmpl-{secrets.token_hex(16)}", "created": int(time.time()), "model": MODEL}
     head["system_fingerprint"] = service.digest
     if not body.stream:
         return JSONResponse(_whole(head, await reply.outcome(gone=request.is_disconnected)))
-    with_usage = body.stream_options is not None and body.stream_options.include_usage
-    lines = _lines(reply, request, head, with_usage=with_usage)
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(lines, media_type="text/event-stream", headers=headers)
+    return sse.response(_lines(reply, request, head, with_usage=body.with_usage))
 
 
 async def _lines(reply: Reply, request: Request, head: dict[str, Any], *, with_usage: bool) -> AsyncIterator[str]:
@@ -152,10 +142,10 @@ async def _lines(reply: Reply, request: Request, head: dict[str, Any], *, with_u
         generation = reply.result()
         yield _chunk(head, {}, finish_reason=_reason(generation))
         if with_usage:
-            yield _data({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(generation)})
+            yield sse.data({**head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(generation)})
     except Exception as error:  # noqa: BLE001 - the status line is gone: what is left is to say so in the stream
-        yield _data(refusals.body(error))
-    yield DONE
+        yield sse.data(refusals.body(error))
+    yield sse.DONE
 
 
 def _whole(head: dict[str, Any], generation: Generation) -> dict[str, Any]:
@@ -166,11 +156,7 @@ def _whole(head: dict[str, Any], generation: Generation) -> dict[str, Any]:
 
 def _chunk(head: dict[str, Any], delta: dict[str, Any], *, finish_reason: str | None = None) -> str:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    return _data({**head, "object": "chat.completion.chunk", "choices": [choice]})
-
-
-def _data(value: object) -> str:
-    return f"data: {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n\n"
+    return sse.data({**head, "object": "chat.completion.chunk", "choices": [choice]})
 
 
 def _reason(generation: Generation) -> str:

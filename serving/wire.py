@@ -2,20 +2,25 @@
 
 A request is closed: a field that is neither OpenAI's nor ours is an error, so that a misspelt ``slice_index`` does not
 silently ask about another slice. OpenAI's fields that would change the answer and that we do not serve accept their
-neutral value only; those that do not (``user``, ``metadata``, ...) are taken and ignored.
+neutral value only; those that do not (``user``, ``metadata``, ...) are taken and ignored. ``store`` and
+``service_tier`` mean what they mean there: keep the answer, and go before others.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vilam3.data.sample import Modality
+from vilam3.dialogue.messages import Sampling
+from vilam3.experts.protocol import Point
+from vilam3.services.findings import MOST_POINTS
 
 MODEL_NAME = "vilam3"
 STUDY_SCHEME = "study://"
 MOST_ROUNDS = 8
 MOST_MESSAGES = 200
 MOST_CHARACTERS = 100_000
+MOST_TOKENS = 4096
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 
 
@@ -63,6 +68,15 @@ class ChatMessage(BaseModel):
             return [TextPart(type="text", text=self.content)]
         return list(self.content or [])
 
+    @property
+    def instructs(self) -> bool:
+        """Whether it tells the model how to answer, and is not part of the conversation."""
+        return self.role in {"system", "developer"}
+
+    def text(self, *, between: str = "") -> str:
+        """The text of its parts."""
+        return between.join(part.text for part in self.parts() if isinstance(part, TextPart))
+
 
 class StreamOptions(Closed):
     """How to stream."""
@@ -77,24 +91,17 @@ class PlainFormat(Closed):
     type: Literal["text"]
 
 
-class ChatRequest(Closed):
-    """A chat completion request."""
+class Completing(Closed):
+    """What every chat completion request has, of a dialogue or of one reply: OpenAI's own fields."""
 
-    model: str = MODEL_NAME
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-
-    slice_index: Annotated[int, Field(ge=0)] | None = None
-    modality: Modality | None = None
-    experts: bool = True
-    several: bool = False
-    max_rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = 4
 
     n: Literal[1] | None = None
     stop: None = None
@@ -104,18 +111,70 @@ class ChatRequest(Closed):
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     response_format: PlainFormat | None = None
+    service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    parallel_tool_calls: bool | None = None
 
     @model_validator(mode="after")
-    def _end_with_a_question(self) -> "ChatRequest":
+    def _end_with_a_question(self) -> Self:
         if self.messages[-1].role != "user":
             raise ValueError("messages: the last one must be the user's, there is nothing to answer")
         return self
+
+    @property
+    def asks_to_go_first(self) -> bool:
+        """Whether the caller calls it urgent; whether that counts, its key decides."""
+        return self.service_tier == "priority"
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def spoken(self) -> list[ChatMessage]:
+        """The conversation, without what instructs the model."""
+        return [message for message in self.messages if not message.instructs]
+
+    def sampling(self) -> Sampling:
+        """How to decode."""
+        plain = Sampling()
+        return Sampling(
+            temperature=plain.temperature if self.temperature is None else self.temperature,
+            top_p=plain.top_p if self.top_p is None else self.top_p,
+            max_new_tokens=self.max_completion_tokens or self.max_tokens or plain.max_new_tokens,
+            seed=self.seed,
+            system_prompt=self._system_prompt(),
+        )
+
+    def _system_prompt(self) -> str | None:
+        """What the instructing messages say; None without any."""
+        said = [message.text() for message in self.messages if message.instructs]
+        return "\n".join(said) if said else None
+
+
+class ChatRequest(Completing):
+    """A chat completion request: one question of a dialogue."""
+
+    model: str = MODEL_NAME
+    slice_index: Annotated[int, Field(ge=0)] | None = None
+    modality: Modality | None = None
+    experts: bool = True
+    several: bool = False
+    max_rounds: Annotated[int, Field(ge=0, le=MOST_ROUNDS)] = 4
+    points: Annotated[tuple[Point, ...], Field(max_length=MOST_POINTS)] = ()
+
+    store: bool | None = None
+    safety_identifier: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the answer and what it was about may be kept, so that it can be looked up and asked again."""
+        return self.store is not False
+
+    def _system_prompt(self) -> str | None:
+        """As said; an empty one leaves the model its own, since many clients always send one."""
+        return (super()._system_prompt() or "").strip() or None
 
 
 class Usage(Closed):

@@ -4,8 +4,7 @@ It knows no HTTP. Loading is lazy about heavy libraries, so that a command line 
 """
 
 import re
-import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -14,11 +13,11 @@ from urllib.parse import unquote, urlsplit
 from vilam3.data.render import views
 from vilam3.data.sample import Dialect, Modality
 from vilam3.data.study import Study, content_digest
-from vilam3.dialogue.drive import Ask
 from vilam3.dialogue.loop import Asking
 from vilam3.dialogue.messages import Engine, Message
+from vilam3.dialogue.panel import Ask
 from vilam3.errors import CheckpointError, ExpertError, NotFoundError
-from vilam3.experts.protocol import ExpertCall, ExpertResult
+from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Watch, unwatched
 from vilam3.experts.trigger import Grammar
 from vilam3.settings import TrackingSettings
 from vilam3.train.record import weights_digest
@@ -50,15 +49,20 @@ class Experts(Protocol):
         """The model cards, as they open a question."""
         ...
 
+    def model_of(self, name: str) -> str:
+        """What tells apart the models that this name stands for over time; empty where that is not known."""
+        ...
+
     def run(
         self,
         call: ExpertCall,
         study: Study,
         *,
         slice_index: int | None = None,
-        cancelled: threading.Event | None = None,
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
     ) -> ExpertResult:
-        """Run one expert on a study; set `cancelled` when nobody waits any more."""
+        """Run one expert on a study; `watch` is told how far it is and ends it."""
         ...
 
 
@@ -121,17 +125,15 @@ class Consultant:
             max_rounds=max_rounds,
         )
 
-    def ask_on(
-        self, study: Study | None, *, slice_index: int | None = None, cancelled: threading.Event | None = None
-    ) -> Ask:
+    def ask_on(self, study: Study | None, *, slice_index: int | None = None, points: Sequence[Point] = ()) -> Ask:
         """What runs an expert on this study; without a study or experts it says why it cannot."""
 
-        def ask(call: ExpertCall) -> ExpertResult:
+        def ask(call: ExpertCall, watch: Watch) -> ExpertResult:
             if self.experts is None:
                 raise ExpertError(f"expert {call.expert}: no experts are loaded here; start with --experts DIR")
             if study is None:
                 raise ExpertError(f"expert {call.expert}: the conversation has no images; send or name a study")
-            return self.experts.run(call, study, slice_index=slice_index, cancelled=cancelled)
+            return self.experts.run(call, study, slice_index=slice_index, points=points, watch=watch)
 
         return ask
 

@@ -12,7 +12,8 @@ from vilam3.data.intake import read_study
 from vilam3.data.nifti import write_label_map
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
-from vilam3.dialogue.drive import Event, ExpertFinished, ExpertStarted, ReplyFinished, answer
+from vilam3.dialogue.drive import answer
+from vilam3.dialogue.events import Event, ExpertFinished, ExpertProgressed, ExpertStarted, ReplyFinished
 from vilam3.dialogue.record import NOTICE, expert_call, notes
 from vilam3.errors import DataError
 from vilam3.experts.protocol import ExpertResult
@@ -107,6 +108,8 @@ class _Told:
             case ExpertStarted(call=call):
                 named = {"expert": call.expert, "argument": call.argument}
                 self.on_event({"event": "expert.started", "index": event.index, "round": event.round_index, **named})
+            case ExpertProgressed():
+                self.on_event({"event": "expert.progress", "index": event.index, "fraction": event.fraction})
             case ExpertFinished():
                 self._ended(event)
 

@@ -14,9 +14,11 @@
     │   └── OutOfReachError     a store that does not answer; trying again may help
     ├── ClusterError            Kubernetes refused, is out of reach or did not get ready
     ├── TrackingError           MLflow
+    ├── Cancelled               the caller has gone: nobody reads the result, HTTP 499
     ├── PreemptedError          asked to end; the state is saved, run it again: exit 75
     ├── DivergedError           the loss is no number; the last good checkpoint is kept
     ├── SupersededError         another process has taken over this run
+    ├── BusyError               more callers wait than are held; says when to come back: HTTP 429
     └── EngineError             the model server or engine failed or is out of reach: HTTP 503
 
 A message says where, which value, which rule and what to do:
@@ -92,6 +94,12 @@ class TrackingError(VilaM3Error):
     """The tracking store refused or is out of reach."""
 
 
+class Cancelled(VilaM3Error):  # noqa: N818 - the caller's decision, not a fault
+    """The caller has gone, and the work stops where it is."""
+
+    http_status = 499
+
+
 class PreemptedError(VilaM3Error):
     """Long work was asked to end and has saved its state; the same command goes on with it."""
 
@@ -110,3 +118,14 @@ class EngineError(VilaM3Error):
     """The engine that generates text failed or is out of reach."""
 
     http_status = 503
+
+
+class BusyError(VilaM3Error):
+    """More callers wait than are held."""
+
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        """Say how long to wait."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -115,3 +115,14 @@ def _write(file: Path, update: Update) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     partial.write_text(json.dumps(asdict(update)), encoding="utf-8")
     partial.replace(file)
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say on a terminal what takes long."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield

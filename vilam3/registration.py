@@ -1,61 +1,107 @@
 """From a finished checkpoint to a registered version, and from a passed gate to the champion."""
 
+import hashlib
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from vilam3.errors import DataError, GateError, NotFoundError
+from vilam3.errors import CheckpointError, DataError, GateError, NotFoundError
 from vilam3.evaluate.gate import GateDecision
 from vilam3.evaluate.results import Comparison
-from vilam3.model.digests import verify_digests
-from vilam3.train.record import MODELS, Checkpoint, final_loss, read_stage, weights_digest
+from vilam3.model.digests import DIGESTS, verify_digests
+from vilam3.objects import open_store
+from vilam3.train.record import (
+    FINAL,
+    MODELS,
+    STAGE_FILE,
+    Checkpoint,
+    StageResult,
+    final_loss,
+    parse_stage,
+    read_stage,
+    weights_digest,
+)
 
 if TYPE_CHECKING:  # mlflow takes seconds to import
     from vilam3.tracking import Tracking, Version
 
 CHAMPION = "champion."  # prefix of the champion's numbers in a gate decision
 TOLERANCE = 1e-9
+S3 = "s3://"
 
 
-def register_checkpoint(tracking: "Tracking", checkpoint: Path, *, comparison: Comparison | None = None) -> "Version":
+def register_checkpoint(
+    tracking: "Tracking", checkpoint: Path | str, *, comparison: Comparison | None = None
+) -> "Version":
     """Make a checkpoint a version and the challenger; the same weights again give the same version.
 
     Args:
         tracking: The store.
-        checkpoint: Output of a training stage, or one of the earlier checkpoints kept in it; its weights stay there.
+        checkpoint: Output of a training stage, or one of the earlier checkpoints kept in it, as a path or where a gang
+            left it in S3; its weights stay there.
         comparison: Of these weights; its numbers go with the version.
 
     Raises:
-        CheckpointError: the folder is no finished stage, or its weights are not as they were written.
+        CheckpointError: this is no finished stage, or its weights are not as they were written.
         DataError: the comparison is of other weights.
     """
-    is_kept = checkpoint.absolute().parent.name == MODELS
-    stage = read_stage(checkpoint.absolute().parent.parent if is_kept else checkpoint)
-    step = int(checkpoint.name.removeprefix("step-")) if is_kept else stage.steps
-    verify_digests(checkpoint)
-    digest = weights_digest(checkpoint)
-    if comparison is not None and comparison.provenance.weights != digest:
+    found = _stored(checkpoint) if str(checkpoint).startswith(S3) else _local(Path(checkpoint))
+    if comparison is not None and comparison.provenance.weights != found.digest:
         raise DataError(
-            f"comparison: is of weights {comparison.provenance.weights[:12]}, but {checkpoint} holds {digest[:12]}; "
-            "evaluate this checkpoint"
+            f"comparison: is of weights {comparison.provenance.weights[:12]}, but {checkpoint} holds "
+            f"{found.digest[:12]}; evaluate this checkpoint"
         )
     numbers = {} if comparison is None else comparison.numbers()
-    return tracking.register(
-        Checkpoint(
-            name=f"{stage.recipe}-{stage.name}-{step}",
-            step=step,
-            source=checkpoint.absolute().as_uri(),
-            digest=digest,
-            tags={
-                "recipe": stage.recipe,
-                "stage": stage.name,
-                "inputs_digest": stage.inputs_digest,
-                "dataset_digest": stage.inputs["corpus"],
-            },
-            metrics={**numbers, "loss": final_loss(stage.losses[:step])},
-        )
+    return tracking.register(replace(found, metrics={**numbers, **found.metrics}))
+
+
+def _local(place: Path) -> Checkpoint:
+    is_kept = place.absolute().parent.name == MODELS
+    stage = read_stage(place.absolute().parent.parent if is_kept else place)
+    verify_digests(place)
+    step = _step(place.name) if is_kept else stage.steps
+    return _checkpoint(stage, step=step, source=place.absolute().as_uri(), digest=weights_digest(place))
+
+
+def _stored(uri: str | Path) -> Checkpoint:
+    """Only the records are read, whatever the weights weigh; that the weights are there is seen in the listing."""
+    above, _, name = str(uri).rstrip("/").rpartition("/")
+    is_kept = above.rpartition("/")[2] == MODELS
+    store, run = open_store(above), open_store(above.removesuffix(f"/{MODELS}"))
+    try:
+        record = store.get(f"{name}/{DIGESTS}")
+        stage = parse_stage(run.get(f"{FINAL if is_kept else name}/{STAGE_FILE}"), where=str(uri))
+        expected = set(json.loads(record))
+    except (NotFoundError, ValueError) as error:
+        raise CheckpointError(f"{uri}: is no finished stage ({error}); wait until its training has finished") from error
+    present = {entry.key.removeprefix(f"{name}/") for entry in store.entries(name)}
+    if missing := sorted(expected - present):
+        raise CheckpointError(f"{uri}: lacks {missing[0]}; train the stage again, or copy it again")
+    step = _step(name) if is_kept else stage.steps
+    return _checkpoint(stage, step=step, source=str(uri).rstrip("/"), digest=hashlib.sha256(record).hexdigest())
+
+
+def _step(name: str) -> int:
+    return int(name.removeprefix("step-"))
+
+
+def _checkpoint(stage: StageResult, *, step: int, source: str, digest: str) -> Checkpoint:
+    return Checkpoint(
+        name=f"{stage.recipe}-{stage.name}-{step}",
+        step=step,
+        source=source,
+        digest=digest,
+        tags={
+            "recipe": stage.recipe,
+            "stage": stage.name,
+            "inputs_digest": stage.inputs_digest,
+            "dataset_digest": stage.inputs["corpus"],
+        },
+        metrics={"loss": final_loss(stage.losses[:step])},
     )
 
 

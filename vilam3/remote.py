@@ -4,7 +4,7 @@ import contextlib
 import ipaddress
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -88,6 +88,16 @@ class Server:
         """The bytes of an overlay or mask."""
         with self._translated():
             return self._checked(self._http.get(path)).content
+
+    def json(self, path: str) -> dict[str, Any]:
+        """A JSON document of the server."""
+        with self._translated():
+            return dict(self._checked(self._http.get(path)).json())
+
+    def complete(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole answer to a chat request."""
+        with self._translated():
+            return dict(self._checked(self._http.post("/v1/chat/completions", json=request)).json())
 
     def _events(self, line: str) -> Iterator[dict[str, Any]]:
         if not line.startswith("data: {"):

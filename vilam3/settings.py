@@ -108,6 +108,8 @@ class Stage(Settings):
     """Largest gradient norm; 0 switches clipping off."""
     max_tokens: PositiveInt = 4096
     """Longest sequence, image vectors included."""
+    packed_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows of `max_tokens` in a forward pass, each filled with as many samples as fit; 0 pads the samples instead."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     template: Literal["plain"] | None = None

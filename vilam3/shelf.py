@@ -34,7 +34,7 @@ REFERENCE = re.compile(rf"{TENANTS}/[0-9a-f]{{32}}/studies/{STUDY_ID}")
 DIGEST_LETTERS = 32
 GIB = 1 << 30
 NONE = "study: there is none of that id; it was deleted, expired or never uploaded, upload it again"
-Kind = Literal["studies", "answers"]
+Kind = Literal["studies", "answers", "findings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +144,11 @@ def check_reference(reference: str) -> str:
     if not REFERENCE.fullmatch(reference):
         raise NotFoundError(NONE)
     return reference
+
+
+def content_of(reference: str) -> str:
+    """The beginning of the digest that a study was put with; empty for what is no reference."""
+    return reference.rpartition("/")[2].split("-")[1] if REFERENCE.fullmatch(reference) else ""
 
 
 def put_json(objects: ObjectStore, key: str, value: Mapping[str, Any]) -> None:

@@ -78,19 +78,36 @@ def fit_experts(recipe: Recipe, *, corpus: Path, experts: Path) -> dict[str, flo
     return {f"{name}.{figure}": value for name, found in figures.items() for figure, value in found.items()}
 
 
-def train_stage(recipe: Recipe, *, stage: str, corpus: Path, base: Path | None, checkpoint: Path) -> StageResult:
-    """Train one stage, or go on with it."""
-    from vilam3.train import local
+def train_stage(
+    recipe: Recipe,
+    *,
+    stage: str,
+    corpus: Path,
+    base: Path | None,
+    checkpoint: Path,
+    how: Mapping[str, str] | None = None,
+) -> StageResult:
+    """Train one stage, or go on with it.
+
+    Args:
+        recipe: Resolved.
+        stage: Which of its stages.
+        corpus: A prepared corpus.
+        base: Checkpoint of the stage before.
+        checkpoint: Where the finished stage goes.
+        how: Launcher, workers, strategy and checkpoints as text, empty for what the recipe says.
+    """
+    from vilam3.train import launch
 
     with working(stage, recipe) as place:
         out = place.state / stage
-        result = local.run(
+        result = launch.run(
             recipe,
             stage=stage,
-            corpus=corpus,
-            base=base,
+            corpus=str(corpus),
+            base="" if base is None else str(base),
             out=out,
-            tracking=_tracking(recipe, place.runs),
+            how=launch.from_texts(how or {}, runs=place.runs),
             on_progress=place.report,
         )
         hand_over(out, checkpoint, base=base)

@@ -40,12 +40,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 TEMPLATE_LINES, NAMED_TEMPLATE_LINES, VALUES_LINES = 150, 120, 150
 PORT = 8080
 SOURCES = ("vilam3", "serving", "pipelines")
-# Read by boto3, MLflow, Ray, PostgreSQL and the operating system.
+# Read by boto3, MLflow, OpenTelemetry, Ray, PostgreSQL and the operating system.
 THEIRS = {
     "HOME", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
     "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION",
     "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION",
-    "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGDATA",
+    "OTEL_EXPORTER_OTLP_ENDPOINT", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGDATA",
 }  # fmt: skip
 
 
@@ -163,6 +163,14 @@ def test_metrics_are_those_of_the_program(rendered: str) -> None:
     assert {name.removesuffix("_bucket") for name in named} <= set(metrics.NAMES)
     for outcome in re.findall(r'outcome="(\w+)"', rendered):
         assert outcome in get_args(metrics.Outcome)
+    for full in re.findall(r'full="(\w+)"', rendered):
+        assert full in get_args(metrics.Refusal)
+
+
+def test_every_metric_of_the_program_is_shown() -> None:
+    """A number that nobody looks at is not measured."""
+    shown = (CHART / "files" / "dashboard.json").read_text("utf-8")
+    assert [name for name in metrics.NAMES if name not in shown] == []
 
 
 def test_parts_that_are_counted_are_named_as_the_program_names_them() -> None:

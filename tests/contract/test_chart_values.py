@@ -28,8 +28,10 @@ OTHERS: Mapping[str, Any] = {
     "pipelines.endpoint": "http://other.example.org:1234",
     "pipelines.schedule": "0 0 3 * * 0",
     "serving.mode": "single",
+    "serving.tracesEndpoint": "http://other.example.org:4318",
     "storage.endpoint": "https://other.example.org",
     "storage.studies": "s3://other/place",
+    "training.job.checkpoints": "s3://other/place",
     "training.job.stage": "stage3_instruct",
     "vlm.model": "s3://other/place",
 }

@@ -25,11 +25,12 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3:
-    """A running server."""
+    """A running server; `process` is it, for tests that end it."""
 
     endpoint: str
     access_key: str
     secret_key: str
+    process: "subprocess.Popen[bytes]"
 
     def environment(self) -> dict[str, str]:
         """What its clients are told."""
@@ -45,16 +46,18 @@ class S3:
 def s3_server(folder: Path) -> Iterator[S3]:
     """Serve `folder`. Skips the test where the server cannot run, and says why."""
     program, port = _program(), free_port()
-    running = S3(endpoint=f"http://127.0.0.1:{port}", access_key="test", secret_key=secrets.token_hex(16))
+    access_key, secret_key = "test", secrets.token_hex(16)
     for name in ("buckets", "sidecar"):
         (folder / name).mkdir(parents=True)
-    root = {"ROOT_ACCESS_KEY": running.access_key, "ROOT_SECRET_KEY": running.secret_key}
+    root = {"ROOT_ACCESS_KEY": access_key, "ROOT_SECRET_KEY": secret_key}
     command = [program, "--port", f"127.0.0.1:{port}", "posix", "--sidecar", str(folder / "sidecar")]
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - built from pinned modules
             [*command, str(folder / "buckets")], stdout=output, stderr=output, env={**os.environ, **root}
         )
+    url = f"http://127.0.0.1:{port}"
+    running = S3(endpoint=url, access_key=access_key, secret_key=secret_key, process=process)
     try:
         _wait_until_ready(process, running, log)
         yield running

@@ -39,11 +39,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folder: Path, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
+def served(
+    folder: Path, command: Sequence[str], *, environment: Mapping[str, str] | None = None, port: str = ""
+) -> Iterator[Served]:
     """Run ``python -m <command> ...`` with PORT replaced by a free port until it says that it is ready."""
-    port = _free_port()
+    port = port or str(_free_port())
     out, err = folder / "out", folder / "err"
-    words = [sys.executable, "-m", *(word.replace("PORT", str(port)) for word in command)]
+    words = [sys.executable, "-m", *(word.replace("PORT", port) for word in command)]
     with out.open("wb") as output, err.open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command
             words, stdout=output, stderr=log, env={**os.environ, **(environment or {})}

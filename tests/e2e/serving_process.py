@@ -17,7 +17,7 @@ from serving.server import Listening, Part, serve
 from serving.tenants import from_environment
 from serving.vlm import ModelService
 from tests.unit.serving.fakes import RuleEngine, SlowExperts
-from vilam3 import log
+from vilam3 import log, tracing
 from vilam3.consultant import Consultant
 from vilam3.shelf import Shelf
 
@@ -28,6 +28,7 @@ def main() -> None:
     """Serve until told to stop."""
     given = _parsed()
     log.setup()
+    tracing.setup(given.role)
     with tempfile.TemporaryDirectory() as work:
         place = Place(work=Path(work), studies_uri=given.studies, tenants=from_environment(host="127.0.0.1"))
         listening = Listening(host="127.0.0.1", port=given.port)

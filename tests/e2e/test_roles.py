@@ -47,7 +47,7 @@ class Graph:
 
 def orchestrator_command(vlm: Served, experts: dict[str, Served], store: str) -> list[str]:
     urls = [word for name, expert in experts.items() for word in ("--expert-url", f"{name}={expert.url}")]
-    bounds = ["--warmup-s", "2", "--expert-timeout-s", "20", "--deadline-s", "40"]
+    bounds = ["--warmup-s", "2", "--expert-timeout-s", "20", "--deadline-s", "40", "--no-cache"]
     named = ["--vlm", vlm.url, "--studies", store, "--port", "PORT"]
     return ["vilam3", "serve", "--role", "orchestrator", *named, *urls, *bounds]
 

@@ -17,11 +17,12 @@ from tests.unit.serving.live import free_port
 from vilam3.errors import VilaM3Error
 from vilam3.objects import FolderStore
 from vilam3.recipe import Recipe
+from vilam3.train import fully_sharded, gang, torchrun, zero
 from vilam3.train.order import Order
 from vilam3.train.strategy import StrategyName
 
-START = multiprocessing.get_context("forkserver")
-START.set_forkserver_preload(["vilam3.train.torchrun", "vilam3.train.zero", "tests.training.processes"])
+FORK = multiprocessing.get_context("fork")  # what members need takes longer to load than they then take
+PRELOADED = (fully_sharded, zero)
 LIMIT_S = 1500.0  # of a machine with much else to do
 
 
@@ -35,6 +36,7 @@ class Place:
     folder: Path
     stage: str = "stage4_expert"
     checkpoints: str = ""
+    runs: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def order(self, strategy: StrategyName, *, out: str = "out") -> Order:
@@ -47,7 +49,7 @@ class Place:
             out=self.folder / out,
             strategy=strategy,
             checkpoints=self.checkpoints or (self.folder / "checkpoints").as_uri(),
-            runs=None,
+            runs=self.runs,
         )
 
     def changed(self, **changes: object) -> "Place":
@@ -106,7 +108,7 @@ def run_gang(
     port = str(free_port())
     arguments = (place.order(strategy, out=out).to_json(), notes, mischief, dict(place.environment))
     members = [
-        START.Process(target=_member, args=(rank, world_size, port, *arguments), daemon=True)
+        FORK.Process(target=_member, args=(rank, world_size, port, *arguments), daemon=True)
         for rank in range(world_size)
     ]
     for member in members:
@@ -158,8 +160,6 @@ def _member(
         "MASTER_PORT": port,
     }
     os.environ.update({name: str(value) for name, value in group.items()} | dict(environment))
-    from vilam3.train import torchrun  # noqa: PLC0415 - loaded by the server that this process is a copy of
-
     told: dict[str, Any]
     try:
         with (notes / "log").open("a") as log:
@@ -188,8 +188,6 @@ def _prepare(mischief: Mischief | None, rank: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (mischief.largest_file_bytes,) * 2)
     if mischief.dies_in_put:
         _die_in_put(mischief.dies_in_put)
-    from vilam3.train import gang  # noqa: PLC0415 - loaded already
-
     step_of = gang._step
 
     def step(job: Any, number: int) -> tuple[float, bool]:  # noqa: ANN401 - of the gang

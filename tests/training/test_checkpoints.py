@@ -11,7 +11,11 @@ from tests.training.processes import Mischief, Place, finished, run_gang
 from vilam3.objects import open_store
 from vilam3.train.strategy import StrategyName
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+]
 KILLED = -9
 STRATEGIES: tuple[StrategyName, ...] = ("ddp", "zero2", "zero3")
 MOST_ATTEMPTS = 40

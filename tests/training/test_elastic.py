@@ -12,7 +12,11 @@ from vilam3.recipe import Recipe
 from vilam3.train.sources import make_feed, starting_network
 from vilam3.train.strategy import StrategyName
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+]
 LOSS = 1e-3
 WORLDS: tuple[tuple[int, StrategyName], ...] = ((4, "zero3"), (2, "zero2"), (3, "zero3"), (1, "ddp"), (4, "zero1"))
 

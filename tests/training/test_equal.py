@@ -13,7 +13,11 @@ from vilam3.settings import STAGES
 from vilam3.train.record import StageResult
 from vilam3.train.strategy import StrategyName
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+]
 GOLDEN = Path(__file__).parents[1] / "golden" / "losses" / "stages.json"
 LOSS, WEIGHT = 2e-4, 2e-3  # sums of other order are rounded otherwise, and Adam divides by what is nearly nothing
 GANGS: tuple[tuple[StrategyName, int], ...] = (

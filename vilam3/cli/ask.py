@@ -1,8 +1,6 @@
 """`vilam3 ask`: one question about one study, to a running server or to a model that it loads itself."""
 
 import argparse
-import contextlib
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -97,13 +95,14 @@ def _follow(events: Iterator[dict[str, Any]], server: Any, out: Path) -> dict[st
 
 def _ask_here(arguments: argparse.Namespace) -> dict[str, Any]:
     from vilam3.direct import ask, read_images  # noqa: PLC0415 - keep --help instant
+    from vilam3.progress import waiting  # noqa: PLC0415 - likewise
 
     model, experts = _chosen(arguments)
     study = None
     if arguments.image:
         study = read_images(arguments.image, modality=arguments.modality, question=arguments.question)
         _say_study(study.modality, study.num_slices, arguments.slice)
-    with _status("loading the model"):
+    with waiting("loading the model"):
         from vilam3.consultant import load  # noqa: PLC0415 - likewise
 
         consultant = load(model, experts=experts)
@@ -187,15 +186,3 @@ def _say(label: str, text: str) -> None:
     print(f"{label:{LABEL_WIDTH}}{first}")
     for line in rest:
         print(" " * LABEL_WIDTH + line)
-
-
-@contextlib.contextmanager
-def _status(what: str) -> Iterator[None]:
-    """Say on a terminal what takes long."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console  # noqa: PLC0415 - keep --help instant
-
-    with Console(stderr=True).status(what):
-        yield

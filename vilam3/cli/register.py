@@ -25,7 +25,9 @@ def register(verbs: Verbs) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--recipe", type=Path, action="append", required=True, metavar="FILE", help="names the model")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="output of a training stage")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="PLACE", help="output of a training stage: a folder, or s3://"
+    )
     parser.add_argument(
         "--evaluation", type=Path, metavar="FILE", help="comparison of vilam3 evaluate on these weights"
     )

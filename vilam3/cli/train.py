@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vilam3.cli import plan
 from vilam3.cli.main import Verbs
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ ray several processes share every batch, on this machine or, within a Ray job, o
 Exit code 75: asked to end, the state is saved, run it again.
 
 example: vilam3 train --recipe pipelines/recipes/tiny.toml --stage stage1_align --corpus runs/corpus --out runs/stage1
+example: vilam3 train --recipe pipelines/recipes/vila-m3-8b.toml --plan --accelerator h100 --price 2.5
 """
 
 
@@ -37,7 +39,7 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--recipe", type=Path, action="append", required=True, metavar="FILE", help="TOML; repeat to override by later"
     )
-    parser.add_argument("--stage", required=True, metavar="NAME", help="such as stage4_expert")
+    parser.add_argument("--stage", metavar="NAME", help="such as stage4_expert; --plan does without and plans them all")
     parser.add_argument("--corpus", metavar="PLACE", help="a prepared corpus: a folder or s3://")
     parser.add_argument(
         "--base", default="", metavar="PLACE", help="checkpoint to start from, likewise; stage 1 may do without"
@@ -48,6 +50,7 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--progress-file", type=Path, metavar="FILE", help="keep the newest progress here as JSON")
     _register_launch(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
+    plan.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -75,6 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vilam3.recipe import load
 
     recipe = load(arguments.recipe)
+    if arguments.plan:
+        return plan.run(recipe, arguments)
+    if arguments.stage is None:
+        raise RecipeError(f"vilam3 train: --stage is required; this recipe has {', '.join(recipe.stage_names)}")
     recipe.stage(arguments.stage)
     if arguments.dry_run:
         print(json.dumps(json.loads(recipe.resolved_json()), indent=2))

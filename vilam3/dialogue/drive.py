@@ -5,96 +5,20 @@ no files. Threads are the caller's: `answer` blocks, and experts run in `Bounds.
 deadline can be kept while an expert computes.
 """
 
-import logging
-import threading
-import time
-import traceback
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Executor, Future
-from concurrent.futures import TimeoutError as NotYetError
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
+from vilam3.dialogue.bounds import Bounds
+from vilam3.dialogue.events import Event, ReplyFinished, TextPiece
 from vilam3.dialogue.loop import Asking, Consult, Ending, Generate, Outcome, Step, Transcript, converse
 from vilam3.dialogue.messages import Engine, Generation, Message, Sampling
-from vilam3.errors import EngineError, VilaM3Error
-from vilam3.experts.protocol import ExpertCall, ExpertResult
+from vilam3.dialogue.panel import Ask, Panel, consult_all
+from vilam3.errors import EngineError
 from vilam3.experts.trigger import Grammar
 
-POLL_S = 0.05  # how soon a waiting driver notices that its reader has left
-
-log = logging.getLogger(__name__)
-
-Ask = Callable[[ExpertCall], ExpertResult]
 Dialogue = Generator[Step, str | Sequence[Outcome], Transcript]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextPiece:
-    """Some more text of the reply of this round."""
-
-    round_index: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyFinished:
-    """The reply of this round is whole, or was cut short."""
-
-    round_index: int
-    generation: Generation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertStarted:
-    """An expert begins; `index` counts the expert calls of the whole answer."""
-
-    index: int
-    round_index: int
-    call: ExpertCall
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpertFinished:
-    """An expert call came to its end, well or not."""
-
-    index: int
-    round_index: int
-    outcome: Outcome
-    seconds: float
-
-
-Event = TextPiece | ReplyFinished | ExpertStarted | ExpertFinished
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """What ends a dialogue from outside.
-
-    Attributes:
-        deadline: Moment of `time.monotonic()` after which nothing new begins, or None.
-        cancelled: Set by the caller when nobody waits for the answer any more.
-        pool: Where experts run; without one they run in the caller's thread and the deadline waits for them.
-    """
-
-    deadline: float | None = None
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    pool: Executor | None = None
-
-    def reached(self) -> Ending | None:
-        """Why to stop now, or None to go on."""
-        if self.cancelled.is_set():
-            return "cancelled"
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            return "deadline"
-        return None
-
-    def wait_s(self) -> float:
-        """How long to sleep before looking again."""
-        if self.deadline is None:
-            return POLL_S
-        return max(0.0, min(POLL_S, self.deadline - time.monotonic()))
 
 
 class _StoppedError(Exception):
@@ -139,9 +63,10 @@ def answer(
         DataError: the question does not fit the model's context.
         EngineError: the engine failed.
     """
-    return _Driver(
-        engine=engine, ask=ask, sampling=sampling or Sampling(), on_event=on_event, bounds=bounds or Bounds()
-    ).run(asking, grammar)
+    bounds = bounds or Bounds()
+    panel = Panel(ask, bounds, on_event=on_event)
+    driver = _Driver(engine=engine, panel=panel, sampling=sampling or Sampling(), on_event=on_event, bounds=bounds)
+    return driver.run(asking, grammar)
 
 
 def answer_batch(
@@ -185,7 +110,7 @@ def _to_next_reply(dialogue: Dialogue, reply: str, ask: Ask) -> Step | Transcrip
     try:
         step = dialogue.send(reply)
         while isinstance(step, Consult):
-            step = dialogue.send([consult(call, ask) for call in step.calls])
+            step = dialogue.send(consult_all(step.calls, ask))
     except StopIteration as end:
         return cast("Transcript", end.value)
     return step
@@ -196,32 +121,17 @@ def _generate_of(step: Step) -> Generate:
     return step
 
 
-def consult(call: ExpertCall, ask: Ask) -> Outcome:
-    """Run one expert; whatever goes wrong becomes a sentence for the model and the reader."""
-    try:
-        return Outcome(call=call, result=ask(call))
-    except VilaM3Error as error:
-        return Outcome(call=call, error=str(error))
-    except Exception as error:  # noqa: BLE001 - an expert is foreign code: its failure is told, never passed on
-        # The message may quote file names or header values, so only the kind and the place are logged.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        kind = type(error).__name__
-        log.error("expert failed: %s %s at %s:%s", call.expert, kind, place.filename, place.lineno)  # noqa: TRY400 - likewise
-        return Outcome(call=call, error=f"it failed unexpectedly ({kind}).")
-
-
 @dataclass(slots=True, kw_only=True)
 class _Driver:
     """The state of one dialogue in flight."""
 
     engine: Engine
-    ask: Ask
+    panel: Panel
     sampling: Sampling
     on_event: Callable[[Event], None]
     bounds: Bounds
     said: tuple[Message, ...] = ()
     last_reply: str = ""
-    outcomes: list[Outcome] = field(default_factory=list)
 
     def run(self, asking: Asking, grammar: Grammar) -> Transcript:
         dialogue = converse(asking, grammar)
@@ -242,7 +152,7 @@ class _Driver:
         return Transcript(
             messages=said,
             answer=stop.partial or self.last_reply,
-            outcomes=tuple(self.outcomes),
+            outcomes=tuple(self.panel.outcomes),
             ending=stop.ending,
         )
 
@@ -250,8 +160,8 @@ class _Driver:
         self.said = step.messages
         self._stop_if_reached()
         pieces: list[str] = []
-        stream = self.engine.stream(step.messages, self.sampling, cancelled=self.bounds.cancelled)
-        with closing(cast("Generator[str | Generation]", stream)):
+        ticket = self.engine.submit(step.messages, self.sampling, priority=self.bounds.priority)
+        with closing(cast("Generator[str | Generation]", iter(ticket))) as stream:
             for piece in stream:
                 if isinstance(piece, Generation):
                     return self._finish(piece, step.round_index)
@@ -270,36 +180,11 @@ class _Driver:
         return generation.text
 
     def _consult(self, step: Consult) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for call in step.calls:
+        self._stop_if_reached()
+        outcomes = self.panel.hold(step)
+        if len(outcomes) < len(step.calls):
             self._stop_if_reached()
-            index = len(self.outcomes)
-            self.on_event(ExpertStarted(index=index, round_index=step.round_index, call=call))
-            started = time.monotonic()
-            outcome = self._run_expert(call)
-            seconds = time.monotonic() - started
-            self.outcomes.append(outcome)
-            outcomes.append(outcome)
-            self.on_event(ExpertFinished(index=index, round_index=step.round_index, outcome=outcome, seconds=seconds))
         return outcomes
-
-    def _run_expert(self, call: ExpertCall) -> Outcome:
-        if self.bounds.pool is None:
-            return consult(call, self.ask)
-        future = self.bounds.pool.submit(consult, call, self.ask)
-        while True:
-            try:
-                return future.result(timeout=self.bounds.wait_s())
-            except NotYetError:
-                if reached := self.bounds.reached():
-                    return self._abandon(future, call, reached)
-
-    @staticmethod
-    def _abandon(future: Future[Outcome], call: ExpertCall, reached: Ending) -> Outcome:
-        """Leave an expert behind: a thread cannot be stopped, but one that has not begun never will."""
-        future.cancel()
-        reason = "nobody waits for it any more." if reached == "cancelled" else "it did not finish in the time allowed."
-        return Outcome(call=call, error=reason)
 
     def _stop_if_reached(self, *, partial: str = "") -> None:
         if reached := self.bounds.reached():

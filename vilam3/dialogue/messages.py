@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from PIL import Image
@@ -49,6 +49,7 @@ class Sampling:
         min_new_tokens: No end token before this many.
         seed: Makes sampling repeatable.
         system_prompt: Replaces the template's own system text when given.
+        scope: On whose behalf, such as a tenant; what an engine remembers of a prompt serves the same scope alone.
     """
 
     temperature: float = 0.0
@@ -57,6 +58,7 @@ class Sampling:
     min_new_tokens: int = 1
     seed: int | None = None
     system_prompt: str | None = None
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,7 @@ class Generation:
         completion_tokens: Generated tokens.
         finish_reason: Why it ended.
         model_digest: Of the weights that made it, where the engine is elsewhere and may change; else empty.
+        reused_tokens: Positions of the prompt that the engine remembered from an earlier one.
     """
 
     text: str
@@ -76,21 +79,94 @@ class Generation:
     completion_tokens: int
     finish_reason: Literal["stop", "length", "cancelled"]
     model_digest: str = ""
+    reused_tokens: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstTokens:
+    """How long requests waited for their first token, as a histogram.
+
+    Attributes:
+        bounds_s: Upper bounds of the buckets; one more bucket holds what is beyond the last.
+        counts: Requests in each bucket.
+        total_s: Sum of all their waits.
+    """
+
+    bounds_s: tuple[float, ...]
+    counts: tuple[int, ...]
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What an engine does now, and has done since it began.
+
+    Attributes:
+        running: Requests in a place of the batch.
+        waiting: Requests in the queue.
+        free_slots: Places of the batch that nobody has.
+        prompt_tokens: Positions of all prompts that were begun.
+        prompt_tokens_reused: Of these, how many were remembered.
+        generated_tokens: Of all replies.
+        images: Pictures of all prompts that were begun.
+        images_reused: Of these, how many were not encoded again, since the engine remembered them or their positions.
+        tokens_per_s: Generated lately, over all requests.
+        first_tokens: From the arrival of a request to its first token.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    free_slots: int = 0
+    prompt_tokens: int = 0
+    prompt_tokens_reused: int = 0
+    generated_tokens: int = 0
+    images: int = 0
+    images_reused: int = 0
+    tokens_per_s: float = 0.0
+    first_tokens: FirstTokens | None = None
+
+
+class Ticket(Protocol):
+    """A reply that was asked for."""
+
+    def __iter__(self) -> Iterator[str | Generation]:
+        """Pieces as they are decoded, then one `Generation`; see `Engine.stream`."""
+        ...
+
+    def cancel(self) -> None:
+        """End it before its next token; the iteration then ends with what there is. Harmless at any time."""
+        ...
 
 
 class Engine(Protocol):
-    """Turns messages into text; stateless between calls."""
+    """Turns messages into text; what it remembers between calls changes how fast it is and nothing else."""
 
     name: str
+
+    def submit(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> Ticket:
+        """Ask for a reply; it is worked on at once, or when the ticket is first looked at.
+
+        Args:
+            messages: The conversation, the newest question last.
+            sampling: How to decode, and on whose behalf.
+            priority: A lower one is begun earlier; equals in order of arrival.
+
+        Raises:
+            BusyError: as many wait as may.
+            DataError: the newest question does not fit the context, or images and placeholders disagree.
+        """
+        ...
 
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, *, cancelled: threading.Event | None = None
     ) -> Iterator[str | Generation]:
         """Yield text pieces as they are decoded, then one `Generation` with the whole text.
 
-        A piece may be empty: the engine has nothing yet, and the caller may look whether to go on.
+        A piece may be empty: the engine has nothing yet, and the caller may look whether to go on. Leaving early ends
+        the work.
 
         Raises:
+            BusyError: as many wait as may.
             DataError: the newest question does not fit the context, or images and placeholders disagree.
             EngineError: the engine failed.
         """
@@ -98,4 +174,8 @@ class Engine(Protocol):
 
     def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:
         """Answer several conversations at once, in order."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """What it does now, and has done."""
         ...

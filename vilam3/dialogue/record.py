@@ -31,6 +31,7 @@ def expert_call(outcome: Outcome, *, round_index: int | None = None, seconds: fl
         "measurements": [],
         "scores": {},
         "provenance": None,
+        "cached": False,
     }
     if outcome.result is not None:
         record |= {
@@ -39,6 +40,7 @@ def expert_call(outcome: Outcome, *, round_index: int | None = None, seconds: fl
             "measurements": [asdict(measurement) for measurement in outcome.result.measurements],
             "scores": dict(outcome.result.scores),
             "provenance": asdict(outcome.result.provenance),
+            "cached": outcome.result.is_remembered,
         }
     return record
 

@@ -17,14 +17,15 @@ from vilam3.data.intake import read_study
 from vilam3.data.llava import read_questions
 from vilam3.data.sample import Modality, Question
 from vilam3.data.study import Study
-from vilam3.dialogue.drive import Ask, answer_batch
+from vilam3.dialogue.drive import answer_batch
 from vilam3.dialogue.loop import Transcript
 from vilam3.dialogue.messages import Sampling
+from vilam3.dialogue.panel import Ask
 from vilam3.errors import DataError
 from vilam3.evaluate import metrics
 from vilam3.evaluate.metrics import NONE, call_label
 from vilam3.evaluate.results import Evaluation, Provenance, Record, Tamper, summarise
-from vilam3.experts.protocol import ExpertCall, ExpertResult
+from vilam3.experts.protocol import ExpertCall, ExpertResult, Watch, unwatched
 from vilam3.settings import EvaluationSettings
 from vilam3.train.record import digest_of, weights_digest
 
@@ -226,7 +227,7 @@ class _Room:
     def _expert_side(self, question: Question) -> Ask:
         seen = self.donors.get(question.question_id, question)
 
-        def ask(call: ExpertCall) -> ExpertResult:
+        def ask(call: ExpertCall, _: Watch) -> ExpertResult:
             result = self._result(call, seen)
             return replace(result, text="", overlay=None) if self.tamper == "withhold" else result
 
@@ -236,7 +237,7 @@ class _Room:
         study = self.read(question.study, question.modality)
         key = (study.digest, call.expert, call.argument, question.slice_index)
         if key not in self.asked.results:
-            found = self.asker.ask_on(study, slice_index=question.slice_index)(call)
+            found = self.asker.ask_on(study, slice_index=question.slice_index)(call, unwatched)
             self.asked.results[key] = replace(found, mask=None)  # large, and nobody here looks at it
         return self.asked.results[key]
 

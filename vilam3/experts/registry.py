@@ -7,7 +7,7 @@ be cheap, because it is called for every expert when a registry opens: weights b
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
@@ -15,15 +15,14 @@ from typing import Any
 
 from vilam3.data.sample import Dialect
 from vilam3.data.study import Study
-from vilam3.errors import ExpertError, NotFoundError, VilaM3Error
-from vilam3.experts.protocol import Expert, ExpertCall, ExpertResult
+from vilam3.errors import Cancelled, ExpertError, NotFoundError, VilaM3Error
+from vilam3.experts.protocol import Expert, ExpertCall, ExpertResult, Point, Watch, unwatched
 from vilam3.experts.roster import Roster
-from vilam3.experts.trigger import Grammar
 
 GROUP = "vilam3.experts"
 
 
-class Registry:
+class Registry(Roster[Expert]):
     """Opened experts by name; they keep what they load, so keep the registry as long as questions come."""
 
     def __init__(self, experts: Iterable[Expert], *, absent: Mapping[str, str] | None = None) -> None:
@@ -33,8 +32,8 @@ class Registry:
             experts: Opened experts, each name once.
             absent: Why others are not here, by name.
         """
-        self._experts = {expert.name: expert for expert in experts}
-        self._roster = Roster(self._experts.values())
+        super().__init__(experts)
+        self._models: dict[str, str] = {}
         self.absent: Mapping[str, str] = MappingProxyType(dict(absent or {}))
 
     @classmethod
@@ -78,44 +77,66 @@ class Registry:
             raise NotFoundError(f"experts {root}: no expert is in there; put bundles there or run: vilam3 experts fit")
         return cls(opened, absent=absent)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names at hand: the published ones in the order in which triggers are tried, then the others."""
-        return self._roster.names
-
-    def grammar(self, *, several: bool = False) -> Grammar:
-        """Finds triggers of these experts."""
-        return self._roster.grammar(several=several)
-
-    def cards(self) -> str:
-        """The model cards that open a question: the published text, then added experts; empty without experts."""
-        return self._roster.cards()
-
     def run(
         self,
         call: ExpertCall,
         study: Study,
         *,
         slice_index: int | None = None,
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
         cancelled: threading.Event | None = None,
     ) -> ExpertResult:
-        """Run one expert on a study; what has begun is not stopped, what is `cancelled` before does not begin.
+        """Run one expert on a study.
+
+        Args:
+            call: Which one, and its argument.
+            study: What is asked about.
+            slice_index: Axial slice of a volume; None is the middle one.
+            points: Places that say what is sought, for experts that take them.
+            watch: Told how far it is; may end it.
+            cancelled: Set when nobody waits any more; ends it like `watch`.
 
         Raises:
+            Cancelled: the caller has gone.
             ExpertError: no such expert, or it cannot serve this call.
             CheckpointError: its weights cannot be used.
             DataError: the slice is out of range.
         """
-        if cancelled is not None and cancelled.is_set():
-            raise ExpertError(f"expert {call.expert}: nobody waits for it any more.")
-        if call.expert not in self._experts:
-            available = ", ".join(self.names) or "none"
-            raise ExpertError(f"the expert {call.expert} is not available here; available are {available}.")
-        return self._experts[call.expert].run(study, call.argument, slice_index=slice_index)
+        watching = watch if cancelled is None else until(cancelled, watch)
+        watching(0.0)
+        expert = self.find(call.expert)
+        result = expert.run(study, call.argument, slice_index=slice_index, points=points, watch=watching)
+        self._models[call.expert] = result.provenance.model
+        return result
+
+    def model_of(self, name: str) -> str:
+        """See `Roster.model_of`; known once the expert has run, because then its weights have been read."""
+        return self._models.get(name, "")
+
+    def warm_up(self) -> None:
+        """Let every expert load and run once, so that the first caller waits for neither.
+
+        Raises:
+            CheckpointError: the weights of one cannot be used.
+        """
+        for expert in self._experts.values():
+            expert.warm_up()
 
     def describe(self) -> list[dict[str, Any]]:
         """One entry for each expert for people and programs: name, modality, arguments, version, intended use."""
         return [_describe(self._experts[name]) for name in self.names]
+
+
+def until(cancelled: threading.Event, watch: Watch = unwatched) -> Watch:
+    """A watch that ends the work once `cancelled` is set, and else tells `watch`."""
+
+    def watching(fraction: float, /) -> None:
+        if cancelled.is_set():
+            raise Cancelled("the caller has gone; nobody waits for this any more")
+        watch(fraction)
+
+    return watching
 
 
 def _open(point: EntryPoint, root: Path, *, dialect: Dialect, device: str) -> Expert:
@@ -143,6 +164,7 @@ def _describe(expert: Expert) -> dict[str, Any]:
         "modality": expert.modality,
         "arguments": list(expert.arguments),
         "version": getattr(bundle or plan, "version", ""),
+        "weights_digest": getattr(bundle or expert, "known_digest", ""),
         "intended_use": metadata.get("intended_use", "") or getattr(plan, "intended_use", ""),
         "card": expert.card.strip(),
     }

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+from vilam3.errors import ExpertError
 from vilam3.experts.facts import ARGUMENTS, card, cards
 from vilam3.experts.trigger import PUBLISHED_ORDER, Grammar
 
@@ -27,6 +28,9 @@ class Named(Protocol):
         ...
 
 
+NamedT = TypeVar("NamedT", bound=Named)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
     """An expert that is only known by what is said of it."""
@@ -41,10 +45,10 @@ def published(name: str) -> Listed | None:
     return Listed(name=name, arguments=ARGUMENTS[name], card=card(name)) if name in ARGUMENTS else None
 
 
-class Roster:
+class Roster(Generic[NamedT]):
     """The experts that a question may call."""
 
-    def __init__(self, experts: Iterable[Named]) -> None:
+    def __init__(self, experts: Iterable[NamedT]) -> None:
         """List these experts, each name once."""
         self._experts = {expert.name: expert for expert in experts}
 
@@ -64,3 +68,19 @@ class Roster:
             return ""
         added = [self._experts[name].card for name in self.names if name not in PUBLISHED_ORDER]
         return cards(tuple(added))
+
+    def model_of(self, name: str) -> str:
+        """What tells apart the models that this name stands for over time; empty where that is not known."""
+        del name
+        return ""
+
+    def find(self, name: str) -> NamedT:
+        """The expert of this name.
+
+        Raises:
+            ExpertError: there is none; the text is fit for the model and for the reader.
+        """
+        if name not in self._experts:
+            available = ", ".join(self.names) or "none"
+            raise ExpertError(f"the expert {name} is not available here; available are {available}.")
+        return self._experts[name]

@@ -22,14 +22,17 @@ def pixels_NCHW(images: Sequence[Image.Image], config: VilaConfig) -> Tensor | N
     """Stack pictures into (N, 3, S, S) float32 in [-1, 1]; None for no pictures."""
     if not images:
         return None
-    return torch.from_numpy(np.stack([_pixels_CHW(image, config.vision.image_size) for image in images]))
+    return torch.stack([pixels_CHW(image, config) for image in images])
 
 
-def _pixels_CHW(image: Image.Image, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:  # noqa: N802 - likewise
+def pixels_CHW(image: Image.Image, config: VilaConfig) -> Tensor:  # noqa: N802 - likewise
+    """One picture as (3, S, S) float32 in [-1, 1]."""
+    size = config.vision.image_size
     square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
     # The processor multiplies in float64 and rounds once; float32 throughout would differ in the last bit.
     unit_HWC = (np.asarray(square, dtype=np.float64) * (1 / 255)).astype(np.float32)
-    return np.ascontiguousarray(((unit_HWC - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1))
+    pixels_HWC = (unit_HWC - np.float32(MEAN)) / np.float32(STD)
+    return torch.from_numpy(np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1)))
 
 
 def preprocessor_json(config: VilaConfig) -> dict[str, object]:

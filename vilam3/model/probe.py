@@ -6,6 +6,7 @@ One case is one JSON line: either messages, assembled into a prompt as the publi
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vilam3.artifacts import whole_directory, write_json
 from vilam3.data.sample import IMAGE_TOKEN
 from vilam3.errors import DataError
+from vilam3.model.batching.loop import Limits
 from vilam3.model.chat import Speaker, embedded_length, render
 from vilam3.model.checkpoint import Loaded
 from vilam3.model.config import IMAGE_TOKEN_ID
-from vilam3.model.engine import greedy
-from vilam3.model.images import pixels_NCHW
+from vilam3.model.engine import TorchEngine
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 OUTPUT = re.compile(r".*\.(json|npz)$")
@@ -118,16 +119,17 @@ def probe(
     """
     if out.exists() and (not out.is_dir() or any(not OUTPUT.match(file.name) for file in out.iterdir())):
         raise DataError(f"{out}: exists and is not the output of an earlier probe; name another directory")
-    with whole_directory(out) as folder:
+    engine = TorchEngine(loaded, limits=Limits(slots=1, prefix_bytes=0))  # nothing of one case is used for another
+    with closing(engine), whole_directory(out) as folder:
         for case in cases:
-            _probe_case(loaded, case, folder, images_root=images_root, num_greedy=num_greedy, cue=cue)
+            _probe_case(engine, case, folder, images_root=images_root, num_greedy=num_greedy, cue=cue)
             on_progress(case.name)
 
 
 def _probe_case(
-    loaded: Loaded, case: Case, folder: Path, *, images_root: Path, num_greedy: int, cue: bool | None
+    engine: TorchEngine, case: Case, folder: Path, *, images_root: Path, num_greedy: int, cue: bool | None
 ) -> None:
-    prompt: str | None = None
+    prompt, loaded = None, engine.loaded
     if isinstance(case, MessagesCase):
         style = loaded.template
         prompt = render(_spoken(case), style, cue=style.demo_cue if cue is None else cue).text
@@ -138,17 +140,17 @@ def _probe_case(
     _check(case.name, input_ids, paths, vocab_size=loaded.config.llm.vocab_size)
     pictures = [_open(case.name, images_root / path) for path in paths]
     try:
-        logprobs_V, ids = greedy(loaded, input_ids, pixels_NCHW(pictures, loaded.config), max_new=num_greedy)
+        trace = engine.trace(input_ids, pictures, max_new=num_greedy)
     except DataError as error:
         raise DataError(f"case {case.name}: {error}") from error
     record = {
         "prompt": prompt,
         "input_ids": input_ids,
         "n_embedded": embedded_length(input_ids, loaded.config.tokens_per_image),
-        "greedy_ids": ids,
+        "greedy_ids": list(trace.ids),
     }
     write_json(folder / f"{case.name}.json", record)
-    np.savez(folder / f"{case.name}.npz", last_logprobs=logprobs_V.numpy().astype(np.float32))
+    np.savez(folder / f"{case.name}.npz", last_logprobs=trace.logprobs_TV[0].numpy().astype(np.float32))
 
 
 def _case(path: Path, number: int, line: str) -> Case:

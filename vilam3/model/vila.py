@@ -10,17 +10,18 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.cache_utils import Cache, DynamicCache
 
 from vilam3.errors import DataError
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, LlmConfig, VilaConfig
+from vilam3.model.losses import target_loss
 from vilam3.model.projector import Projector
+from vilam3.model.segments import segment_positions
 from vilam3.model.vision import VisionTower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Spliced:
-    """Rows after image expansion, packed to one side.
+    """Rows after image expansion, packed to the left.
 
     Attributes:
         embeds_BLH: Input embeddings; zero where padded.
@@ -31,11 +32,6 @@ class Spliced:
     embeds_BLH: Tensor
     mask_BL: Tensor
     labels_BL: Tensor | None = None
-
-    @property
-    def positions_BL(self) -> Tensor:  # noqa: N802 - the suffix is a tensor shape
-        """Rotary position of each entry, counted from the row's first real one."""
-        return (self.mask_BL.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,7 +84,6 @@ class Vila(nn.Module):
         *,
         attention_mask_BT: Tensor | None = None,
         labels_BT: Tensor | None = None,
-        pad_left: bool = False,
     ) -> Spliced:
         """Embed the tokens and put each image's vectors at its placeholder, images in order of appearance.
 
@@ -97,7 +92,6 @@ class Vila(nn.Module):
             pixels_NCHW: All images of the batch, or None.
             attention_mask_BT: True at real tokens, padding on either side; None when nothing is padded.
             labels_BT: Targets aligned with the ids.
-            pad_left: Pack the rows to the right, as batched decoding wants it.
 
         Raises:
             DataError: placeholders and images disagree in number.
@@ -115,8 +109,7 @@ class Vila(nn.Module):
         ends_BT = width_BT.cumsum(dim=1)
         lengths_B = ends_BT[:, -1]
         longest = int(lengths_B.max())
-        shift_B = longest - lengths_B if pad_left else torch.zeros_like(lengths_B)
-        rows_B = torch.arange(input_ids_BT.shape[0], device=input_ids_BT.device) * longest + shift_B
+        rows_B = torch.arange(input_ids_BT.shape[0], device=input_ids_BT.device) * longest
         starts_BT = ends_BT - width_BT + rows_B[:, None]
 
         is_text_BT = is_real_BT & ~is_image_BT
@@ -129,7 +122,7 @@ class Vila(nn.Module):
         batch = input_ids_BT.shape[0]
         embeds = flat.new_zeros(batch * longest, flat.shape[1]).index_copy(0, places, flat)
         columns_L = torch.arange(longest, device=places.device)
-        mask_BL = (columns_L >= shift_B[:, None]) & (columns_L < (shift_B + lengths_B)[:, None])
+        mask_BL = columns_L < lengths_B[:, None]
         labels_BL = None
         if labels_BT is not None:
             labels_BL = labels_BT.new_full((batch * longest,), IGNORED_LABEL)
@@ -143,52 +136,39 @@ class Vila(nn.Module):
         pixels_NCHW: Tensor | None = None,
         attention_mask_BT: Tensor | None = None,
         labels_BT: Tensor | None = None,
+        starts_BT: Tensor | None = None,
     ) -> Output:
         """Score a batch: the training loss where labels are given, else all logits.
 
         Rows longer than the context are cut at its end, as the published training does.
+
+        Args:
+            input_ids_BT: Token ids with `IMAGE_TOKEN_ID` where an image goes, padded on the right.
+            pixels_NCHW: All images of the batch, or None.
+            attention_mask_BT: True at real tokens; None when nothing is padded.
+            labels_BT: Targets aligned with the ids.
+            starts_BT: True where a conversation begins, for rows that hold several; None where each holds one.
 
         Raises:
             DataError: placeholders and images disagree in number.
         """
         spliced = self.splice(input_ids_BT, pixels_NCHW, attention_mask_BT=attention_mask_BT, labels_BT=labels_BT)
         limit = self.config.max_tokens
+        positions_BL = None
+        if starts_BT is not None:
+            is_real_BT = torch.ones_like(starts_BT) if attention_mask_BT is None else attention_mask_BT.bool()
+            positions_BL = segment_positions(
+                input_ids_BT, is_real_BT, starts_BT, tokens_per_image=self.config.tokens_per_image
+            )[:, :limit]
         # Padding is on the right and attention is causal, so real positions never see it: no mask is needed.
-        hidden_BLH = self.llm.model(inputs_embeds=spliced.embeds_BLH[:, :limit], use_cache=False).last_hidden_state
+        hidden_BLH = self.llm.model(
+            inputs_embeds=spliced.embeds_BLH[:, :limit], position_ids=positions_BL, use_cache=False
+        ).last_hidden_state
         mask_BL = spliced.mask_BL[:, :limit]
         if spliced.labels_BL is None:
             return Output(logits_BLV=self.llm.lm_head(hidden_BLH), mask_BL=mask_BL)
-        # Only positions that have a target reach the head: full logits of a prompt are never formed.
-        targets_BL = spliced.labels_BL[:, 1:limit]
-        is_target_BL = targets_BL != IGNORED_LABEL
-        logits_TV = self.llm.lm_head(hidden_BLH[:, :-1][is_target_BL])
-        num_targets = logits_TV.shape[0]
-        total = nn.functional.cross_entropy(logits_TV.float(), targets_BL[is_target_BL], reduction="sum")
+        total, num_targets = target_loss(self.llm.lm_head, hidden_BLH, spliced.labels_BL[:, :limit])
         return Output(loss=total / max(num_targets, 1), num_targets=num_targets, mask_BL=mask_BL)
-
-    def prefill(self, spliced: Spliced) -> tuple[Tensor, Cache]:
-        """Run a left-padded prompt batch; returns the last position's logits (B, V) and the key-value cache."""
-        cache = DynamicCache(config=self.llm.config)
-        hidden_BLH = self.llm.model(
-            inputs_embeds=spliced.embeds_BLH,
-            attention_mask=None if bool(spliced.mask_BL.all()) else spliced.mask_BL,
-            position_ids=spliced.positions_BL,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return self.llm.lm_head(hidden_BLH[:, -1]), cache
-
-    def decode(self, ids_B: Tensor, *, cache: Cache, mask_BL: Tensor) -> Tensor:
-        """Feed one token a row and return the next logits (B, V); `mask_BL` covers the cache and this token."""
-        hidden_B1H = self.llm.model(
-            inputs_embeds=self.llm.model.embed_tokens(ids_B[:, None]),
-            attention_mask=None if bool(mask_BL.all()) else mask_BL,
-            position_ids=mask_BL.long().sum(dim=1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        logits_BV: Tensor = self.llm.lm_head(hidden_B1H[:, -1])
-        return logits_BV
 
 
 def _llama(config: LlmConfig) -> LlamaConfig:

@@ -14,8 +14,10 @@ from typing import Any, Self, cast, get_args
 
 import httpx
 
+from vilam3 import tracing
 from vilam3.data.sample import Dialect
-from vilam3.dialogue.messages import Generation, Message, Sampling
+from vilam3.dialogue.messages import EngineStats, Generation, Message, Sampling
+from vilam3.dialogue.tickets import StreamTicket
 from vilam3.errors import DataError, EngineError, TooLargeError
 from vilam3.services.content import to_wire
 from vilam3.services.http import COLD, Patience, check_url, complaint, engine_error, settings
@@ -48,6 +50,7 @@ class _Reply:
     digest: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    reused_tokens: int = 0
     is_whole: bool = False
 
     def take(self, chunk: dict[str, Any]) -> str:
@@ -55,6 +58,7 @@ class _Reply:
         usage = chunk.get("usage") or {}
         self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
         self.completion_tokens = usage.get("completion_tokens", self.completion_tokens)
+        self.reused_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", self.reused_tokens)
         self.digest = chunk.get("system_fingerprint") or self.digest
         piece = ""
         for choice in chunk.get("choices", ())[:1]:
@@ -73,6 +77,7 @@ class _Reply:
             completion_tokens=self.completion_tokens,
             finish_reason="length" if self.reason == "length" else "stop",
             model_digest=self.digest,
+            reused_tokens=self.reused_tokens,
         )
 
 
@@ -129,15 +134,28 @@ class RemoteEngine:
         self.name = card.engine
         return card
 
+    def submit(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> StreamTicket:
+        """See `Engine.submit`."""
+        return StreamTicket(lambda cancelled: self.stream(messages, sampling, cancelled=cancelled, priority=priority))
+
+    def stats(self) -> EngineStats:
+        """See `Engine.stats`; the service tells its own at /metrics."""
+        return EngineStats()
+
     def stream(
-        self, messages: Sequence[Message], sampling: Sampling, *, cancelled: threading.Event | None = None
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        cancelled: threading.Event | None = None,
+        priority: int = 0,
     ) -> Iterator[str | Generation]:
         """See `Engine.stream`; leaving it early ends the work of the service.
 
         A service that breaks off is asked again; where decoding is greedy also in the middle of a reply, since another
         try says the same.
         """
-        body, patience, told = _request(messages, sampling), Patience(self.patience_s), ""
+        body, patience, told = _request(messages, sampling, priority), Patience(self.patience_s), ""
         while True:
             reply = _Reply(told=told)
             try:
@@ -169,7 +187,10 @@ class RemoteEngine:
 
     def _attempt(self, body: dict[str, Any], reply: _Reply, patience: Patience) -> Generator[str, None, float]:
         """One request; ends with how long to wait where the service is not ready for it."""
-        with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
+        with (
+            tracing.calling("ask the language model") as headers,
+            self._http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response,
+        ):
             if response.is_error:
                 response.read()
                 if response.status_code in COLD and not patience.is_over:
@@ -217,7 +238,7 @@ class RemoteEngine:
         )
 
 
-def _request(messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+def _request(messages: Sequence[Message], sampling: Sampling, priority: int) -> dict[str, Any]:
     wire = to_wire(messages)
     if sampling.system_prompt is not None:
         wire.insert(0, {"role": "system", "content": sampling.system_prompt})
@@ -231,6 +252,8 @@ def _request(messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         "max_completion_tokens": sampling.max_new_tokens,
         "min_tokens": sampling.min_new_tokens,
         **({} if sampling.seed is None else {"seed": sampling.seed}),
+        **({"cache_salt": sampling.scope} if sampling.scope else {}),
+        **({"priority": priority} if priority else {}),
     }
 
 

@@ -5,48 +5,80 @@ an `ExpertError` whose sentence the model and the reader are told. A caller who 
 """
 
 import asyncio
-import json
-import threading
 import time
-from collections.abc import Awaitable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import httpx
-from pydantic import ValidationError
 
 from vilam3.data.sample import Dialect
 from vilam3.data.study import Study
 from vilam3.errors import ExpertError, UserError, VilaM3Error
-from vilam3.experts.protocol import ExpertCall, ExpertResult
+from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Watch, model_of, unwatched
 from vilam3.experts.roster import Listed, Roster, published
-from vilam3.experts.trigger import Grammar
 from vilam3.services.findings import Consultation, Finding
-from vilam3.services.http import COLD, NOT_BEGUN, Patience, check_url, complaint, expert_error, settings
+from vilam3.services.http import Patience, check_url, complaint, settings
+from vilam3.services.visit import CARD_WAIT_S, Visit, Waits
 
-T = TypeVar("T")
 TICK_S = 0.05
-CARD_WAIT_S = 5.0
+CARD_S = 15.0  # how long a card is believed
+GLANCE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waits:
-    """How long an expert is waited for.
-
-    Attributes:
-        warmup_s: A service that does not answer the door: scaled to zero, starting, or all its places taken.
-        total_s: Everything together, its computing included.
-    """
-
-    warmup_s: float = 120.0
-    total_s: float = 240.0
-
-
-class RemoteExperts:
-    """Experts by name and address; safe to share between threads."""
+class Elsewhere(Roster[Listed], ABC):
+    """Experts that are asked by reference to a study in the shared store."""
 
     needs_reference = True
+
+    def __init__(self, listed: Iterable[Listed]) -> None:
+        """Know these experts."""
+        super().__init__(listed)
+        self._dialect: Dialect = "demo"
+
+    def speaking(self, dialect: Dialect) -> Self:
+        """The same experts, asked for the wording that a language model was trained in."""
+        other = copy(self)
+        other._dialect = dialect  # noqa: SLF001 - of our own kind
+        return other
+
+    def run(
+        self,
+        call: ExpertCall,
+        study: Study,
+        *,
+        slice_index: int | None = None,
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
+    ) -> ExpertResult:
+        """See `vilam3.consultant.Experts`.
+
+        Raises:
+            Cancelled: by `watch`, which is asked several times a second.
+            ExpertError: it is missing, cold, too slow or failing, or refuses.
+        """
+        name = self.find(call.expert).name
+        if not study.reference:
+            raise ExpertError(f"expert {name}: the study is not in the store that experts read; upload it first")
+        asked = Consultation(
+            study=study.reference,
+            study_digest=study.digest,
+            argument=call.argument,
+            slice_index=slice_index,
+            points=tuple(points),
+            modality=study.modality,
+            dialect=self._dialect,
+        )
+        return checked(name, self.consult(name, asked, watch), study)
+
+    @abstractmethod
+    def consult(self, name: str, asked: Consultation, watch: Watch) -> Finding:
+        """Ask one expert."""
+
+
+class RemoteExperts(Elsewhere):
+    """Experts by name and address; safe to share between threads."""
 
     def __init__(self, urls: Mapping[str, str], *, waits: Waits | None = None) -> None:
         """Know the experts of `urls`; the published ones need not be up, others are asked for their card.
@@ -60,96 +92,32 @@ class RemoteExperts:
         """
         self._urls = {name: check_url(url, option=f"--expert-url {name}=") for name, url in urls.items()}
         self._waits = waits or Waits()
-        self._dialect: Dialect = "demo"
-        self._roster = Roster(published(name) or fetch_card(name, url, self._waits) for name, url in self._urls.items())
+        self._models: dict[str, tuple[float, str]] = {}
+        super().__init__(published(name) or fetch_card(name, url, self._waits) for name, url in self._urls.items())
 
-    def speaking(self, dialect: Dialect) -> Self:
-        """The same experts, asked for the wording that a language model was trained in."""
-        other = copy(self)
-        other._dialect = dialect  # noqa: SLF001 - of our own kind
-        return other
+    def model_of(self, name: str) -> str:
+        """See `Roster.model_of`; a service that is down or scaled to zero is taken for what it last was."""
+        seen_at, model = self._models.get(name, (float("-inf"), ""))
+        if time.monotonic() - seen_at > CARD_S:
+            model = _model_now(name, self._urls[name]) or model
+            self._models[name] = (time.monotonic(), model)
+        return model
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names at hand, in the order in which triggers are tried."""
-        return self._roster.names
-
-    def grammar(self, *, several: bool = False) -> Grammar:
-        """See `vilam3.consultant.Experts`."""
-        return self._roster.grammar(several=several)
-
-    def cards(self) -> str:
-        """See `vilam3.consultant.Experts`."""
-        return self._roster.cards()
-
-    def run(
-        self,
-        call: ExpertCall,
-        study: Study,
-        *,
-        slice_index: int | None = None,
-        cancelled: threading.Event | None = None,
-    ) -> ExpertResult:
-        """See `vilam3.consultant.Experts`.
-
-        Raises:
-            ExpertError: it is missing, cold, too slow or failing, or refuses.
-        """
-        url = self._urls.get(call.expert)
-        if url is None:
-            available = ", ".join(self.names) or "none"
-            raise ExpertError(f"the expert {call.expert} is not available here; available are {available}.")
-        asked = consultation(call, study, slice_index=slice_index, dialect=self._dialect)
-        finding = asyncio.run(_unless(cancelled, self._ask(call.expert, url, asked)))
-        return checked(call.expert, finding, study)
-
-    async def _ask(self, name: str, url: str, asked: Consultation) -> Finding:
-        end = time.monotonic() + self._waits.total_s
-        patience = Patience(min(self._waits.warmup_s, self._waits.total_s))
-        async with httpx.AsyncClient(**settings(url, read_s=self._waits.total_s)) as http:
-            while True:
-                response, trouble = await self._attempt(http, name, asked, left_s=end - time.monotonic())
-                if response is not None and response.status_code not in COLD:
-                    return _finding(name, response)
-                if patience.is_over:
-                    raise ExpertError(
-                        f"its service did not take the question within {patience.total_s:g} s ({trouble})."
-                    )
-                await asyncio.sleep(patience.pause_s(response))
-
-    async def _attempt(
-        self, http: httpx.AsyncClient, name: str, asked: Consultation, *, left_s: float
-    ) -> tuple[httpx.Response | None, str]:
-        """One request: the response, or why there is none to have yet."""
-        body = {"instances": [asked.model_dump(mode="json")]}
-        try:
-            async with asyncio.timeout(max(0.0, left_s)):
-                response = await http.post(f"/v1/models/{name.lower()}:predict", json=body)
-        except NOT_BEGUN as error:
-            return None, f"no connection: {type(error).__name__}"
-        except (TimeoutError, httpx.TimeoutException) as error:
-            raise ExpertError(f"it did not finish within {self._waits.total_s:g} s.") from error
-        except httpx.HTTPError as error:
-            raise ExpertError(f"its service broke off while it computed ({type(error).__name__}).") from error
-        return response, complaint(response)[0] if response.is_error else ""
+    def consult(self, name: str, asked: Consultation, watch: Watch) -> Finding:
+        """See `Elsewhere.consult`."""
+        visit = Visit(name=name, url=self._urls[name], waits=self._waits)
+        return asyncio.run(_watched(visit, visit.ask(asked), watch))
 
 
-def consultation(call: ExpertCall, study: Study, *, slice_index: int | None, dialect: Dialect) -> Consultation:
-    """What an expert elsewhere is asked.
-
-    Raises:
-        ExpertError: the study is nowhere that others can see it.
-    """
-    if not study.reference:
-        raise ExpertError(f"expert {call.expert}: the study is not in the store that experts read; upload it first")
-    return Consultation(
-        study=study.reference,
-        study_digest=study.digest,
-        argument=call.argument,
-        slice_index=slice_index,
-        modality=study.modality,
-        dialect=dialect,
-    )
+def _model_now(name: str, url: str) -> str:
+    """What the service says of its model; empty if it does not say, or not soon."""
+    try:
+        with httpx.Client(**settings(url, read_s=GLANCE_S)) as http:
+            told = http.get(f"/v1/models/{name.lower()}")
+        card = told.json() if told.is_success else {}
+        return model_of(str(card.get("version", "")), str(card.get("weights_digest", "")))
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return ""
 
 
 def fetch_card(name: str, url: str, waits: Waits) -> Listed:
@@ -176,25 +144,16 @@ def fetch_card(name: str, url: str, waits: Waits) -> Listed:
             time.sleep(patience.pause_s())
 
 
-async def _unless(cancelled: threading.Event | None, asking: Awaitable[T]) -> T:
-    """The outcome, or an error at once when nobody waits for it any more."""
+async def _watched(visit: Visit, asking: Coroutine[Any, Any, Finding], watch: Watch) -> Finding:
+    """The finding; `watch` may end the visit, which closes the connection."""
     work = asyncio.ensure_future(asking)
-    while not work.done():
-        if cancelled is not None and cancelled.is_set():
-            work.cancel()
-            raise ExpertError("nobody waits for it any more.")
-        await asyncio.wait({work}, timeout=TICK_S)
-    return work.result()
-
-
-def _finding(name: str, response: httpx.Response) -> Finding:
-    if response.is_error:
-        raise expert_error(name, complaint(response)[0], status=response.status_code)
     try:
-        predictions: list[Any] = json.loads(response.content)["predictions"]
-        return Finding.model_validate(predictions[0])
-    except (ValueError, KeyError, IndexError, TypeError, ValidationError) as error:
-        raise ExpertError(f"its service gave an answer that is not understood ({type(error).__name__}).") from error
+        while not work.done():
+            watch(visit.fraction)
+            await asyncio.wait({work}, timeout=TICK_S)
+        return work.result()
+    finally:
+        work.cancel()
 
 
 def checked(name: str, finding: Finding, study: Study) -> ExpertResult:

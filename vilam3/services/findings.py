@@ -1,14 +1,19 @@
-"""What an expert found, as JSON: words, numbers and a small overlay in it, a segmentation by reference to the store."""
+"""What an expert found, as JSON: words, numbers and a small overlay in it, a segmentation by reference to the store.
+
+Numbers and their origin are those of `vilam3.experts.protocol`; fields that an expert of another version adds to them
+are ignored.
+"""
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from vilam3.data.sample import Dialect, Modality
-from vilam3.experts.protocol import ExpertResult, Measurement, Provenance
+from vilam3.experts.protocol import ExpertResult, Measurement, Point, Provenance
 from vilam3.services.pictures import from_data_url, to_data_url
+
+MOST_POINTS = 64
 
 
 class Consultation(BaseModel):
@@ -19,6 +24,7 @@ class Consultation(BaseModel):
         study_digest: Of the content that is meant; a service that finds another refuses.
         argument: As in a trigger.
         slice_index: Axial slice; None is the middle one.
+        points: Places that say what is sought, for experts that take them.
         modality: What the study is to be read as, where the caller knows better than the file did.
         dialect: Wording that the language model was trained in.
     """
@@ -29,35 +35,9 @@ class Consultation(BaseModel):
     study_digest: str = ""
     argument: Annotated[str, Field(max_length=200)] = ""
     slice_index: Annotated[int, Field(ge=0)] | None = None
+    points: Annotated[tuple[Point, ...], Field(max_length=MOST_POINTS)] = ()
     modality: Modality | None = None
     dialect: Dialect = "demo"
-
-
-class Measured(BaseModel):
-    """One number."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    label: str
-    quantity: str
-    value: float
-    unit: str
-
-
-class Origin(BaseModel):
-    """Where a finding comes from."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    expert: str
-    version: str
-    weights_digest: str
-    argument: str
-    study_digest: str
-    series: str
-    slice_index: int | None
-    seconds: float
-    created_at: str
 
 
 class Finding(BaseModel):
@@ -80,8 +60,8 @@ class Finding(BaseModel):
     mask: str | None = None
     colors: Mapping[str, str] = Field(default_factory=dict)
     scores: Mapping[str, float] = Field(default_factory=dict)
-    measurements: tuple[Measured, ...] = ()
-    provenance: Origin
+    measurements: tuple[Measurement, ...] = ()
+    provenance: Provenance
 
     @classmethod
     def of(cls, result: ExpertResult, *, mask: str | None = None) -> "Finding":
@@ -92,8 +72,8 @@ class Finding(BaseModel):
             mask=mask,
             colors=dict(result.colors),
             scores=dict(result.scores),
-            measurements=tuple(Measured(**asdict(measurement)) for measurement in result.measurements),
-            provenance=Origin(**asdict(result.provenance)),
+            measurements=result.measurements,
+            provenance=result.provenance,
         )
 
     def result(self) -> ExpertResult:
@@ -109,11 +89,6 @@ class Finding(BaseModel):
             mask_reference=self.mask or "",
             colors=dict(self.colors),
             scores=dict(self.scores),
-            measurements=tuple(Measurement(**dict(measured)) for measured in self.measurements),
-            provenance=Provenance(**dict(self.provenance)),
+            measurements=self.measurements,
+            provenance=self.provenance,
         )
-
-
-def card_of(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The card an expert's service shows: OpenAI's model object with ours beside it."""
-    return {"id": name, "object": "model", "owned_by": "vilam3", **told}

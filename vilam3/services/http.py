@@ -94,6 +94,14 @@ def complaint(response: httpx.Response) -> tuple[str, str]:
     return str(error), ""
 
 
+def refusal(body: Any) -> tuple[str, int]:  # noqa: ANN401 - whatever was said
+    """Message and status of a refusal that comes within a stream, where the status line has long gone out."""
+    error = body.get("error") if isinstance(body, dict) else None
+    error = error if isinstance(error, dict) else {"message": str(error or "its stream ended with an error")}
+    statuses = {"not_found_error": NOT_FOUND, "rate_limit_error": 429, "server_error": FIRST_FAULT_OF_THEIRS}
+    return str(error.get("message", "")), statuses.get(str(error.get("type", "")), 400)
+
+
 def engine_error(url: str, message: str, *, status: int) -> VilaM3Error:
     """What a refusal of the engine's service means here; a question it refused is the caller's to mend."""
     if status == NOT_FOUND or status >= FIRST_FAULT_OF_THEIRS or status in {401, 403, 429}:

@@ -5,7 +5,7 @@ a resumed run needs only its step number.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from vilam3.errors import DataError
 from vilam3.model.chat import Template, embedded_length, encode_training
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
 from vilam3.model.tokenizer import PieceTokenizer
+from vilam3.train.packing import Packing, pack
 from vilam3.train.prefix import WORTHWHILE, by_opening, shared_length
 from vilam3.train.step import Batch
 
@@ -136,9 +137,15 @@ class Feed:
     """The batches of a stage."""
 
     def __init__(
-        self, datasets: Mapping[str, Examples], pictures: Pictures, *, weights: Mapping[str, int], seed: int
+        self,
+        datasets: Mapping[str, Examples],
+        pictures: Pictures,
+        *,
+        weights: Mapping[str, int],
+        seed: int,
+        packing: Packing | None = None,
     ) -> None:
-        """Mix `datasets` by `weights`; weight 0 leaves one out.
+        """Mix `datasets` by `weights`; weight 0 leaves one out. Without `packing` every sample has a row of its own.
 
         Raises:
             RecipeError: a dataset of the mixture is absent or empty.
@@ -147,6 +154,7 @@ class Feed:
         self._pictures = pictures
         positive = {name: weight for name, weight in sorted(weights.items()) if weight}
         self._mixture = mixture_of(self.sizes, positive, seed=seed)
+        self._packing = packing
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -163,10 +171,17 @@ class Feed:
         """
         picks = islice(self._mixture.picks(step * global_batch, (step + 1) * global_batch), rank, None, world_size)
         drawn = [self._datasets[pick.source][pick.index] for pick in picks]
+        if self._packing is not None:
+            return self._packed(drawn, self._packing)
         drawn.sort(key=lambda example: -example.length)
         groups = by_opening([example.input_ids_T[:WORTHWHILE].tobytes() for example in drawn])
         parts = [group[start : start + micro_batch] for group in groups for start in range(0, len(group), micro_batch)]
         return [collate([drawn[index] for index in part], self._pictures) for part in parts]
+
+    def _packed(self, drawn: Sequence[Example], packing: Packing) -> list[Batch]:
+        rows = pack([example.length for example in drawn], capacity=packing.capacity)
+        parts = [rows[start : start + packing.rows] for start in range(0, len(rows), packing.rows)]
+        return [collate_packed([[drawn[index] for index in row] for row in part], self._pictures) for part in parts]
 
 
 def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
@@ -191,3 +206,27 @@ def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
         num_shared=shared_length(ids, labels, mask),
         samples=tuple(example.sample_id for example in examples),
     )
+
+
+def collate_packed(rows: Sequence[Sequence[Example]], pictures: Pictures) -> Batch:
+    """Join the samples of each row, then `collate` the rows; where a sample begins is kept."""
+    joined = [
+        Example(
+            input_ids_T=np.concatenate([example.input_ids_T for example in row]),
+            labels_T=np.concatenate([_unpredicted_first(example.labels_T) for example in row]),
+            images=tuple(name for example in row for name in example.images),
+            length=sum(example.length for example in row),
+        )
+        for row in rows
+    ]
+    batch = collate(joined, pictures)
+    starts_BT = torch.zeros_like(batch.mask_BT)
+    for number, row in enumerate(rows):
+        starts_BT[number, np.cumsum([0, *(len(example.input_ids_T) for example in row[:-1])])] = True
+    samples = tuple(example.sample_id for row in rows for example in row)
+    return replace(batch, starts_BT=starts_BT, samples=samples, num_shared=0)
+
+
+def _unpredicted_first(labels_T: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Nothing before a sample predicts its first token, alone or behind another one."""
+    return np.concatenate([[IGNORED_LABEL], labels_T[1:]])

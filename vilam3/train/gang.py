@@ -27,7 +27,7 @@ from vilam3.train.record import STAGE_FILE, StageResult, digest_of, final_loss, 
 from vilam3.train.runlog import RunLog, open_tracker
 from vilam3.train.sharded import Checkpoints
 from vilam3.train.sources import brought, inputs_of, make_feed, starting_network
-from vilam3.train.stage import finished, repeatable, work_folder
+from vilam3.train.stage import drop_other_work, finished, repeatable, work_folder
 from vilam3.train.state import Position
 from vilam3.train.step import Batch, checkpoint_activations, diverged, freeze, in_lockstep, no_samples, rate_factor
 from vilam3.train.strategy import Strategy, make_strategy
@@ -82,7 +82,11 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
         )
         try:
             return _finish(job, _train(job, diary), diary)
-        except (UserError, DivergedError):
+        except DivergedError:
+            job.checkpoints.settle()  # the last good one is to be whole
+            diary.finish(succeeded=False)
+            raise
+        except UserError:
             diary.finish(succeeded=False)
             raise
         finally:
@@ -105,6 +109,8 @@ def _job(
     run, store = run_name(order.stage, inputs), open_store(order.checkpoints)
     at = f"{order.checkpoints.rstrip('/')}/{run}" if order.checkpoints.startswith("s3://") else ""
     work = work_folder(order.out, inputs)
+    if peers.leads:
+        drop_other_work(order.out, work)
     return _Job(
         order=order,
         recipe=recipe,
@@ -122,7 +128,7 @@ def _job(
 
 def _train(job: _Job, diary: RunLog) -> Position:
     position = job.checkpoints.resume(job.strategy)
-    job.models.tell(diary, position)
+    _tell(job, diary, position)
     started, first = time.monotonic() - position.seconds, position
     losses = list(position.losses)
     for step in range(position.step, job.steps):
@@ -189,7 +195,12 @@ def _save(job: _Job, diary: RunLog, position: Position, *, keep_model: bool) -> 
         if whole is not None:
             job.models.save(whole, position.step)
     job.checkpoints.save(job.strategy, position)
-    job.models.tell(diary, position)
+    _tell(job, diary, position)
+
+
+def _tell(job: _Job, diary: RunLog, position: Position) -> None:
+    if job.peers.leads:
+        job.models.tell(diary, position)
 
 
 def _whole_network(job: _Job) -> Loaded | None:
@@ -202,6 +213,7 @@ def _whole_network(job: _Job) -> Loaded | None:
 
 
 def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
+    job.checkpoints.settle()  # who was superseded hears of it here, before it would put anything at the output
     whole, result = _whole_network(job), None
     if whole is not None:
         with whole_directory(job.order.out) as partial:

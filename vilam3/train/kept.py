@@ -11,13 +11,11 @@ from pathlib import Path
 from vilam3.model import checkpoint
 from vilam3.model.checkpoint import Loaded
 from vilam3.objects import ObjectStore
-from vilam3.train.record import MODELS, STAGE_FILE
+from vilam3.train.record import FINAL, MODELS, STAGE_FILE
 from vilam3.train.runlog import RunLog
 from vilam3.train.sharded import patiently
 from vilam3.train.stage import link
 from vilam3.train.state import Position
-
-FINAL = "model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,22 +1,22 @@
 """One way in for every launcher: what a stage needs, and who trains it. Knows neither Ray nor DeepSpeed."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from vilam3.artifacts import whole_directory
 from vilam3.errors import RecipeError
 from vilam3.recipe import Recipe
 from vilam3.train import local
 from vilam3.train.gang import run_name
-from vilam3.train.kept import FINAL
 from vilam3.train.order import Order
-from vilam3.train.record import STAGE_FILE, StageResult
+from vilam3.train.record import FINAL, STAGE_FILE, StageResult
 from vilam3.train.runlog import open_tracker
 from vilam3.train.sources import brought, inputs_of
 from vilam3.train.stage import OnProgress, finished
-from vilam3.train.strategy import StrategyName, default_strategy
+from vilam3.train.strategy import STRATEGIES, StrategyName, default_strategy
 from vilam3.weights import fetch
 
 LauncherName = Literal["local", "torchrun", "ray"]
@@ -52,6 +52,27 @@ class Launch:
                 )
         if self.workers is not None and self.workers < 1:
             raise RecipeError(f"--workers={self.workers}: must be at least 1")
+
+
+def from_texts(texts: Mapping[str, str], *, runs: Path | None) -> Launch:
+    """As a pipeline has it: every setting a text, empty for what the recipe says.
+
+    Raises:
+        RecipeError: a launcher, strategy or number that there is not.
+    """
+    launcher, strategy, workers = (texts.get(name, "") for name in ("launcher", "strategy", "workers"))
+    for flag, value, known in (("--launcher", launcher, LAUNCHERS), ("--strategy", strategy, STRATEGIES)):
+        if value and value not in known:
+            raise RecipeError(f"{flag}={value}: not known; use one of {', '.join(known)}")
+    if workers and not workers.isdecimal():
+        raise RecipeError(f"--workers={workers}: not a number; leave it empty for the stage's devices")
+    return Launch(
+        launcher=cast("LauncherName", launcher or "local"),
+        workers=int(workers) if workers else None,
+        strategy=cast("StrategyName", strategy) if strategy else None,
+        checkpoints=texts.get("checkpoints") or None,
+        runs=runs,
+    )
 
 
 def run(

@@ -34,7 +34,16 @@ from vilam3.train.record import (
 )
 from vilam3.train.runlog import RunLog
 from vilam3.train.sources import inputs_of, make_feed, starting_network
-from vilam3.train.stage import PRECISIONS, OnProgress, finished, link, on_termination, repeatable, work_folder
+from vilam3.train.stage import (
+    PRECISIONS,
+    OnProgress,
+    drop_other_work,
+    finished,
+    link,
+    on_termination,
+    repeatable,
+    work_folder,
+)
 from vilam3.train.state import Learner, Position
 from vilam3.train.step import checkpoint_activations, freeze, make_optimizer, make_scheduler, train_step
 
@@ -95,8 +104,7 @@ def run(
     if (found := finished(out, inputs)) is not None:
         return found
     work = work_folder(out, inputs)
-    for stale in set(out.parent.glob(f".{out.name}.*.work")) - {work}:
-        shutil.rmtree(stale, ignore_errors=True)
+    drop_other_work(out, work)
     with repeatable(recipe):
         loaded = starting_network(recipe, stage=stage, corpus=corpus, base=base)
         feed = make_feed(recipe, stage=stage, corpus=corpus, loaded=loaded)

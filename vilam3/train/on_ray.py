@@ -6,10 +6,16 @@ checkpoints: ours are in the store, with a manifest, and the members find the ne
 
 import contextlib
 import os
+import secrets
 import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any, cast
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if "RAY_ADDRESS" not in os.environ:  # a Ray of our own answers only to who knows its token; read at import
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 import ray
 import torch
@@ -17,17 +23,18 @@ from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from vilam3 import errors
-from vilam3.errors import DivergedError, PreemptedError, SupersededError, UserError, VilaM3Error
+from vilam3.errors import DivergedError, PreemptedError, PrerequisiteError, SupersededError, UserError, VilaM3Error
 from vilam3.recipe import parse_resolved
 from vilam3.train.gang import take_part
 from vilam3.train.order import Order
-from vilam3.train.ray_here import ray_here
 from vilam3.train.record import StageResult
 from vilam3.train.stage import OnProgress, on_termination
 from vilam3.train.torchrun import backend_of, joined
 
 MAX_FAILURES = 10  # restarts of the gang; each goes on from the last checkpoint
 ADDRESS = "RAY_ADDRESS"  # which a Ray job sets
+ATTEMPTS = 3
+OBJECT_STORE_BYTES = 128 << 20  # of a Ray of our own, which carries nothing large
 ASK_EVERY_S = 0.5
 FINAL = (UserError, DivergedError, SupersededError)  # a restart would come to the same
 AGREED = (PreemptedError, DivergedError)  # which all members raise together
@@ -147,15 +154,32 @@ def _scaling(order: Order, workers: int) -> train.ScalingConfig:
 @contextlib.contextmanager
 def _connected(workers: int) -> Iterator[None]:
     """To the cluster of the job, or to one of our own for as long as this runs."""
-    with contextlib.ExitStack() as running:
-        address = os.environ.get(ADDRESS)
-        if address is None:
-            address = running.enter_context(ray_here(cpus=max(workers, len(os.sched_getaffinity(0)))))
-        ray.init(address, log_to_driver=False)  # standard output is for the result
+    if ADDRESS in os.environ:
+        ray.init(log_to_driver=False)  # standard output is for the result
+    else:
+        _start(cpus=max(workers, len(os.sched_getaffinity(0))))
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(*, cpus: int) -> None:
+    """Start a Ray here; again where it was too slow, because what has been read from disk once is read sooner."""
+    for attempt in range(1, ATTEMPTS + 1):
         try:
-            yield
-        finally:
+            ray.init(
+                num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, log_to_driver=False
+            )
+        except Exception as error:  # Ray raises just that when its own processes do not answer in time
             ray.shutdown()
+            if attempt == ATTEMPTS:
+                raise PrerequisiteError(
+                    f"ray: does not start on this machine ({error}); look in /tmp/ray/session_latest/logs, and try "
+                    "again when the machine is less busy"
+                ) from error
+        else:
+            return
 
 
 @contextlib.contextmanager

@@ -8,10 +8,11 @@ Legend: B rows, T token ids, L positions after image expansion, P positions of t
 from collections import defaultdict
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
+from vilam3.model.losses import target_loss
 from vilam3.model.vila import Vila
 
 WORTHWHILE = 64  # a shorter shared prefix is not worth a second pass
@@ -53,10 +54,8 @@ def loss_after_prefix(
     hidden_BLH = model.llm.model(
         inputs_embeds=spliced.embeds_BLH[:, :limit], past_key_values=cache, use_cache=True
     ).last_hidden_state
-    targets_BL = spliced.labels_BL[:, 1:limit]
-    is_target_BL = targets_BL != IGNORED_LABEL
-    logits_TV = model.llm.lm_head(hidden_BLH[:, :-1][is_target_BL])
-    return nn.functional.cross_entropy(logits_TV.float(), targets_BL[is_target_BL])
+    total, num_targets = target_loss(model.llm.lm_head, hidden_BLH, spliced.labels_BL[:, :limit])
+    return total / max(num_targets, 1)
 
 
 def by_opening(openings: Sequence[bytes], *, fewest: int = 2) -> list[list[int]]:

@@ -12,6 +12,7 @@ from vilam3.errors import CheckpointError
 
 STAGE_FILE = "stage.json"
 MODELS = "checkpoints"
+FINAL = "model"  # folder of a run in S3: the finished stage
 FINAL_STEPS = 10  # the final loss is their mean
 
 
@@ -103,14 +104,24 @@ def read_stage(checkpoint: Path) -> StageResult:
     """
     path = checkpoint / STAGE_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return StageResult(**{**values, "losses": tuple(values["losses"])})
+        return parse_stage(path.read_bytes(), where=str(path))
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); give the folder of a finished stage"
         ) from error
+
+
+def parse_stage(text: bytes, *, where: str) -> StageResult:
+    """The record of a finished stage as it was written; `where` is for messages.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        values = json.loads(text)
+        return StageResult(**{**values, "losses": tuple(values["losses"])})
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: is damaged ({error}); train the stage again") from error
+        raise CheckpointError(f"{where}: is damaged ({error}); train the stage again") from error
 
 
 def weights_digest(checkpoint: Path) -> str:

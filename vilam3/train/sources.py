@@ -5,7 +5,6 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,12 +19,13 @@ from vilam3.errors import CheckpointError, DataError, RecipeError
 from vilam3.model import checkpoint
 from vilam3.model.chat import template
 from vilam3.model.checkpoint import Loaded
-from vilam3.model.config import VilaConfig
 from vilam3.model.tokenizer import PieceTokenizer, train_tiny
 from vilam3.objects import open_store
 from vilam3.recipe import Recipe
-from vilam3.settings import STAGES, ModelSettings, Stage
+from vilam3.settings import STAGES, Stage
 from vilam3.train.batches import Encoding, Examples, Feed, Pictures
+from vilam3.train.network import network_config
+from vilam3.train.packing import Packing
 from vilam3.train.record import digest_of, weights_digest
 from vilam3.weights import fetch
 
@@ -96,18 +96,6 @@ def starting_network(recipe: Recipe, *, stage: str, corpus: Path, base: Path | N
     return checkpoint.fresh(network_config(recipe.model), _tokenizer(recipe, corpus), template=recipe.model.template)
 
 
-def network_config(settings: ModelSettings) -> VilaConfig:
-    """The preset with the recipe's overrides."""
-    preset = VilaConfig.preset(settings.preset)
-    return replace(
-        preset,
-        llm=replace(preset.llm, **settings.llm.model_dump(exclude_none=True)),
-        vision=replace(preset.vision, **settings.vision.model_dump(exclude_none=True)),
-        template=settings.template,
-        prompt_dialect=settings.dialect,
-    )
-
-
 def make_feed(recipe: Recipe, *, stage: str, corpus: Path, loaded: Loaded) -> Feed:
     """The stage's batches.
 
@@ -124,7 +112,8 @@ def make_feed(recipe: Recipe, *, stage: str, corpus: Path, loaded: Loaded) -> Fe
     )
     datasets = {name: Examples(name, read_samples(path), encoding) for name, path in _files(corpus, settings).items()}
     pictures = Pictures(corpus, size=loaded.config.vision.image_size)
-    return Feed(datasets, pictures, weights=settings.mixture, seed=recipe.seed)
+    packing = Packing(capacity=encoding.max_tokens, rows=settings.packed_rows) if settings.packed_rows else None
+    return Feed(datasets, pictures, weights=settings.mixture, seed=recipe.seed, packing=packing)
 
 
 def _files(corpus: Path, stage: Stage) -> dict[str, Path]:

@@ -27,6 +27,12 @@ def work_folder(out: Path, inputs: dict[str, str]) -> Path:
     return out.parent / f".{out.name}.{digest_of(inputs)[:12]}.work"
 
 
+def drop_other_work(out: Path, work: Path) -> None:
+    """Remove what was begun there of other inputs."""
+    for stale in set(out.parent.glob(f".{out.name}.*.work")) - {work}:
+        shutil.rmtree(stale, ignore_errors=True)
+
+
 def finished(out: Path, inputs: dict[str, str]) -> StageResult | None:
     """The stage at `out`, if it is whole and of these inputs."""
     if not (out / STAGE_FILE).is_file():

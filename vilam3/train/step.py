@@ -39,6 +39,7 @@ class Batch:
         num_targets: Targets that the loss will see.
         num_shared: Leading tokens that are the same in all rows and can be run once; see `vilam3.train.prefix`.
         samples: Names of the samples.
+        starts_BT: True where a sample begins, where a row holds several; None where each holds one.
     """
 
     input_ids_BT: Tensor
@@ -48,6 +49,7 @@ class Batch:
     num_targets: int
     num_shared: int = 0
     samples: tuple[str, ...] = ()
+    starts_BT: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,7 @@ def in_lockstep(batch: Batch, *, image_size: int) -> Batch:
         input_ids_BT=torch.cat([batch.input_ids_BT, row_1T]),
         labels_BT=torch.cat([batch.labels_BT, torch.full_like(row_1T, IGNORED_LABEL)]),
         mask_BT=torch.cat([batch.mask_BT, is_first_1T]),
+        starts_BT=None if batch.starts_BT is None else torch.cat([batch.starts_BT, is_first_1T]),
         pixels_NCHW=torch.zeros((1, 3, image_size, image_size), dtype=torch.uint8),
         num_shared=0,
     )
@@ -195,7 +198,8 @@ def loss_of(model: Vila, batch: Batch, *, precision: torch.dtype, network: Netwo
             return loss_after_prefix(
                 model, ids_BT, pixels, mask_BT=mask_BT, labels_BT=labels_BT, length=batch.num_shared
             )
-        output = (network or model)(ids_BT, pixels, attention_mask_BT=mask_BT, labels_BT=labels_BT)
+        starts_BT = None if batch.starts_BT is None else batch.starts_BT.to(device)
+        output = (network or model)(ids_BT, pixels, attention_mask_BT=mask_BT, labels_BT=labels_BT, starts_BT=starts_BT)
     assert output.loss is not None
     assert output.num_targets == batch.num_targets
     loss: Tensor = output.loss

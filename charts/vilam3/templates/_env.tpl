@@ -44,6 +44,10 @@
 - name: VILAM3_STUDIES_URI
   value: {{ . | quote }}
 {{- end }}
+{{- with .Values.serving.tracesEndpoint }}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+{{- end }}
 {{ include "vilam3.env.s3" . }}
 {{- end }}
 

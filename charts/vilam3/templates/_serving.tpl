@@ -12,6 +12,21 @@ serving.kserve.io/autoscalerClass: external
   protocol: TCP
 {{- end }}
 
+{{/* The terms on which answers are given, wherever dialogues are held. */}}
+{{- define "vilam3.terms.args" -}}
+- --deadline-s
+- {{ .Values.serving.answerTimeoutSeconds | quote }}
+- --expert-seconds
+- {{ .Values.serving.answers.expertSeconds | quote }}
+- --experts-at-a-time
+- {{ .Values.serving.answers.expertsAtATime | quote }}
+- --per-tenant
+- {{ .Values.serving.answers.perKey | quote }}
+{{- if not .Values.serving.answers.remember }}
+- --no-cache
+{{- end }}
+{{- end }}
+
 {{/* Loading takes minutes, a probe of a loaded server milliseconds: (list $ minutes). */}}
 {{- define "vilam3.probes" -}}
 startupProbe:

@@ -15,7 +15,8 @@ from vilam3.consultant import Consultant
 from vilam3.data.llava import write_questions
 from vilam3.data.sample import Question
 from vilam3.data.study import Study
-from vilam3.dialogue.messages import Generation, Message, Sampling
+from vilam3.dialogue.messages import EngineStats, Generation, Message, Sampling
+from vilam3.dialogue.tickets import StreamTicket
 from vilam3.experts.protocol import ExpertCall, ExpertResult, Provenance
 from vilam3.experts.trigger import Grammar
 
@@ -36,6 +37,14 @@ class RuleEngine:
         """One reply for each conversation."""
         self.batches.append(len(batch))
         return [_generation(_reply(messages)) for messages in batch]
+
+    def submit(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> StreamTicket:  # noqa: ARG002 - it has no queue
+        """See `vilam3.dialogue.messages.Engine`."""
+        return StreamTicket(lambda cancelled: self.stream(messages, sampling, cancelled=cancelled))
+
+    def stats(self) -> EngineStats:
+        """See `vilam3.dialogue.messages.Engine`."""
+        return EngineStats()
 
     def stream(
         self,

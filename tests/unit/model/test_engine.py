@@ -1,6 +1,10 @@
-"""The engine: batches equal single replies, ends, limits, sampling, cancellation and threads."""
+"""The engine: what is decoded together equals what is decoded alone; ends, limits, sampling, cancelling, threads."""
 
+import gc
 import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -8,9 +12,10 @@ import torch
 from PIL import Image
 
 from vilam3.dialogue.messages import Engine, Generation, Message, Sampling
-from vilam3.errors import DataError, EngineError
+from vilam3.errors import BusyError, DataError, EngineError
+from vilam3.model.batching.loop import Limits
 from vilam3.model.checkpoint import Loaded, fresh
-from vilam3.model.engine import TorchEngine, greedy
+from vilam3.model.engine import TorchEngine
 from vilam3.model.images import pixels_NCHW
 
 GREEDY = Sampling(max_new_tokens=10)
@@ -67,7 +72,7 @@ def test_a_batch_a_single_reply_and_a_stream_are_the_same(
 ) -> None:
     talks = _talks(pictures)
     together = engine.generate(talks, GREEDY)
-    assert together == TorchEngine(loaded, batch_size=2).generate(talks, GREEDY)
+    assert together == TorchEngine(loaded, limits=Limits(slots=2)).generate(talks, GREEDY)
     for talk, reply in zip(talks, together, strict=True):
         pieces, last = _stream(engine, talk, GREEDY)
         assert [last] == engine.generate([talk], GREEDY) == [reply]
@@ -76,22 +81,93 @@ def test_a_batch_a_single_reply_and_a_stream_are_the_same(
         assert reply.finish_reason == "length"
 
 
-def test_it_equals_the_uncached_greedy_search(
-    engine: TorchEngine, loaded: Loaded, pictures: tuple[Image.Image, ...]
+@torch.no_grad()
+def _uncached(loaded: Loaded, ids: Sequence[int], pictures: Sequence[Image.Image]) -> tuple[list[int], torch.Tensor]:
+    """Greedy tokens and log-probabilities, each by a whole forward pass of the network that is trained."""
+    pixels, ids, said = pixels_NCHW(pictures, loaded.config), list(ids), []
+    for _ in range(10):
+        logits = loaded.model(torch.tensor([ids]), pixels).logits_BLV
+        assert logits is not None
+        said.append(logits[0, -1].log_softmax(dim=-1))
+        ids.append(int(said[-1].argmax()))
+    return ids[-10:], torch.stack(said)
+
+
+def _prompts(loaded: Loaded, pictures: tuple[Image.Image, ...]) -> list[tuple[list[int], tuple[Image.Image, ...]]]:
+    texts = {
+        "a picture <image> and then a tail of some length that goes on": pictures[:1],
+        "no picture": (),
+        "<image> T1: <image>, T2: <image>, FLAIR: <image> these are " + "four and an overlay " * 6: pictures,
+        "<image>": pictures[2:3],
+    }
+    counted = {text: images[: text.count("<image>")] for text, images in texts.items()}
+    return [(loaded.tokenizer.encode_with_images(text), images) for text, images in counted.items()]
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 1000])
+def test_tokens_and_log_probabilities_are_those_of_whole_forward_passes(
+    loaded: Loaded, pictures: tuple[Image.Image, ...], chunk: int
 ) -> None:
-    """Token by token through whole forward passes."""
-    talk = _talks(pictures)[0]
-    row = engine._row(talk, GREEDY)
-    pixels = pixels_NCHW(row.prompt.images, loaded.config)
-    ids = list(row.prompt.input_ids)
-    with torch.no_grad():
-        for _ in range(10):
-            ids.append(int(loaded.model(torch.tensor([ids]), pixels).logits_BLV[0, -1].argmax()))
-    expected = ids[len(row.prompt.input_ids) :]
-    assert greedy(loaded, row.prompt.input_ids, pixels, max_new=10)[1] == expected
-    whole = loaded.tokenizer.decode(expected).rstrip("\N{REPLACEMENT CHARACTER}")  # an unfinished last character
-    assert engine.generate([talk], GREEDY)[0].text == whole.strip()
-    assert row.prompt.num_embedded == engine.generate([talk], GREEDY)[0].prompt_tokens
+    """Prompts cut into pieces anywhere, also within a picture; joined in mid-flight; then with what is remembered."""
+    engine = TorchEngine(loaded, limits=Limits(slots=3, chunk=chunk))
+    prompts = _prompts(loaded, pictures)
+    expected = [_uncached(loaded, ids, images) for ids, images in prompts]
+    for _ in range(2):
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            traces = list(pool.map(lambda prompt: engine.trace(*prompt, max_new=10), prompts))
+        for trace, (ids, logprobs) in zip(traces, expected, strict=True):
+            assert list(trace.ids) == ids
+            assert (torch.stack(trace.logprobs_TV) - logprobs).abs().max() < 1e-4
+    stats = engine.stats()
+    assert stats.prompt_tokens_reused > 0
+    assert stats.images == 12
+    assert stats.images_reused >= 6
+    assert (stats.running, stats.waiting, stats.free_slots) == (0, 0, 3)
+    assert stats.generated_tokens == 80
+    assert stats.first_tokens is not None
+    assert sum(stats.first_tokens.counts) == 8
+
+
+def test_the_second_turn_of_a_conversation_reuses_the_first(loaded: Loaded, pictures: tuple[Image.Image, ...]) -> None:
+    engine, fresh_one = TorchEngine(loaded), TorchEngine(loaded)
+    first = [Message(role="user", text="<image><image> Is there a hepatic tumor?" + " yes" * 20, images=pictures[:2])]
+    (reply,) = engine.generate([first], GREEDY)
+    second = [*first, Message(role="assistant", text=reply.text), Message(role="user", text="and where?")]
+    (again,) = engine.generate([second], GREEDY)
+    assert again == fresh_one.generate([second], GREEDY)[0]
+    assert reply.reused_tokens == 0
+    assert again.reused_tokens >= (reply.prompt_tokens // 32) * 32 > 0
+
+
+def test_one_scope_never_gets_what_another_left(loaded: Loaded, pictures: tuple[Image.Image, ...]) -> None:
+    engine = TorchEngine(loaded)
+    talk = [Message(role="user", text="<image> Is there a hepatic tumor?" + " yes" * 20, images=pictures[:1])]
+    for scope in ("hospital", "clinic"):
+        (reply,) = engine.generate([talk], replace(GREEDY, scope=scope))
+        assert reply.reused_tokens == 0
+    assert engine.stats().images_reused == 0
+    assert engine.generate([talk], replace(GREEDY, scope="clinic"))[0].reused_tokens > 0
+
+
+def test_another_picture_in_the_same_place_is_not_taken_for_the_first(
+    loaded: Loaded, pictures: tuple[Image.Image, ...]
+) -> None:
+    engine = TorchEngine(loaded)
+    ids = loaded.tokenizer.encode_with_images("<image> Is there a hepatic tumor?" + " yes" * 20)
+    engine.trace(ids, pictures[:1], max_new=10)
+    other = engine.trace(ids, pictures[1:2], max_new=10)
+    assert list(other.ids) == _uncached(loaded, ids, pictures[1:2])[0]
+    assert engine.stats().prompt_tokens_reused == 0
+
+
+def test_a_bounded_memory_forgets_and_goes_on(loaded: Loaded, pictures: tuple[Image.Image, ...]) -> None:
+    engine = TorchEngine(loaded, limits=Limits(slots=2, prefix_bytes=40_000, feature_bytes=1_100))
+    talks = _talks(pictures)
+    expected = TorchEngine(loaded).generate(talks, GREEDY)
+    for _ in range(3):
+        assert engine.generate(talks, GREEDY) == expected
+    assert 0 < engine._loop.prefixes.nbytes <= 40_000
+    assert 0 < engine._loop.features.nbytes <= 1_100
 
 
 @pytest.mark.parametrize("token", ["<|eot_id|>", "<|end_of_text|>"])
@@ -138,7 +214,7 @@ def test_cancelling_ends_the_stream_between_tokens(engine: TorchEngine) -> None:
     last = parts[-1]
     assert isinstance(last, Generation)
     assert last.finish_reason == "cancelled"
-    assert last.completion_tokens < 10
+    assert last.completion_tokens < 200
     assert "".join(str(part) for part in parts[:-1]) == last.text
 
 
@@ -166,14 +242,60 @@ def test_a_question_that_does_not_fit_is_the_callers_fault(engine: TorchEngine) 
         engine.generate([[Message(role="user", text="long " * 400)]], GREEDY)
 
 
-def test_a_fault_of_the_network_is_ours(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_the_network_is_ours_and_the_next_request_is_served(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def exhaust(*_: object) -> None:
         raise torch.OutOfMemoryError("out of memory")
 
     engine = TorchEngine(loaded)
-    monkeypatch.setattr(loaded.model, "prefill", exhaust)
-    with pytest.raises(EngineError, match="the network failed"):
+    with monkeypatch.context() as broken:
+        broken.setattr(engine._loop._network, "run", exhaust)
+        with pytest.raises(EngineError, match="the network failed"):
+            engine.generate([[Message(role="user", text="q")]], GREEDY)
+    assert engine.generate([[Message(role="user", text="q")]], GREEDY)[0].completion_tokens == 10
+
+
+def test_more_than_are_held_are_refused_and_told_when_to_come_back(loaded: Loaded) -> None:
+    engine = TorchEngine(loaded, limits=Limits(slots=1, waiting=1))
+    long = replace(GREEDY, max_new_tokens=200)
+    tickets = [engine.submit([Message(role="user", text="q")], long) for _ in range(2)]
+    with pytest.raises(BusyError, match="try again later") as refused:
+        engine.submit([Message(role="user", text="q")], GREEDY)
+    assert refused.value.retry_after_s >= 1
+    for ticket in tickets:
+        ticket.cancel()
+        *_, last = ticket
+        assert isinstance(last, Generation)
+        assert last.finish_reason == "cancelled"
+    assert engine.generate([[Message(role="user", text="q")]], GREEDY)[0].completion_tokens == 10
+
+
+def test_closing_ends_what_is_in_flight(loaded: Loaded) -> None:
+    engine = TorchEngine(loaded)
+    ticket = engine.submit([Message(role="user", text="q")], replace(GREEDY, max_new_tokens=10**6))
+    engine.close()
+    *_, last = ticket
+    assert isinstance(last, Generation)
+    assert last.finish_reason in {"cancelled", "length"}
+    with pytest.raises(EngineError, match="closed"):
+        engine.submit([Message(role="user", text="q")], GREEDY)
+
+
+def test_an_engine_that_is_dropped_frees_its_network(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread ends when it has nothing to do, and begins again with the next request."""
+    monkeypatch.setattr("vilam3.model.batching.loop.LINGER_S", 0.05)
+    engine = TorchEngine(loaded)
+    for _ in range(2):
         engine.generate([[Message(role="user", text="q")]], GREEDY)
+        thread = engine._loop._thread
+        if thread is not None:
+            thread.join(timeout=10)
+        assert engine._loop._thread is None
+    loop = weakref.ref(engine._loop)
+    del engine
+    gc.collect()
+    assert loop() is None
 
 
 def test_nothing_asked_is_nothing_answered(engine: TorchEngine) -> None:

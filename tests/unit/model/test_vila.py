@@ -1,4 +1,6 @@
-"""The network against transformers' own modules, and against itself: batched, single and cached."""
+"""The network against transformers' own modules, and against itself: batched and single."""
+
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -7,7 +9,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, SiglipVisionConfig, Sigl
 from vilam3.errors import DataError
 from vilam3.model.checkpoint import Loaded
 from vilam3.model.config import IGNORED_LABEL, VilaConfig
-from vilam3.model.engine import padded
 from vilam3.model.images import pixels_NCHW
 from vilam3.model.vila import Vila
 from vilam3.model.vision import VisionTower
@@ -21,6 +22,13 @@ def pixels(config: VilaConfig) -> torch.Tensor:
     return torch.randn(
         3, 3, config.vision.image_size, config.vision.image_size, generator=torch.Generator().manual_seed(3)
     )
+
+
+def padded(rows: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and their mask, True at real tokens."""
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
 def _single(loaded: Loaded, row: list[int], pixels: torch.Tensor | None) -> torch.Tensor:
@@ -96,25 +104,6 @@ def test_padding_on_the_left_changes_nothing(loaded: Loaded, pixels: torch.Tenso
     right, left = loaded.model(ids, pixels, mask), loaded.model(flipped, pixels, flipped_mask)
     assert torch.equal(right.mask_BL, left.mask_BL)
     assert torch.equal(right.logits_BLV[right.mask_BL], left.logits_BLV[left.mask_BL])
-
-
-@torch.no_grad()
-def test_cached_decoding_equals_one_pass(loaded: Loaded, pixels: torch.Tensor) -> None:
-    """A left-padded batch is prefilled, then fed token by token; each step's logits are those of the whole row."""
-    fed = torch.tensor([[3, 4, 5], [11, 12, 13], [6, 6, 6], [9, 8, 7]])
-    ids, mask = padded(ROWS)
-    spliced = loaded.model.splice(ids, pixels, attention_mask_BT=mask, pad_left=True)
-    logits, cache = loaded.model.prefill(spliced)
-    step_mask = spliced.mask_BL
-    steps = [logits]
-    for column in range(fed.shape[1]):
-        step_mask = torch.nn.functional.pad(step_mask, (0, 1), value=True)
-        steps.append(loaded.model.decode(fed[:, column], cache=cache, mask_BL=step_mask))
-    for index, row in enumerate(ROWS):
-        whole = _single(loaded, row + fed[index].tolist(), _images_of(index, pixels))
-        expected = whole[-len(steps) :]
-        got = torch.stack([step[index] for step in steps])
-        assert (got - expected).abs().max() < TOLERANCE
 
 
 def test_the_loss_is_the_mean_over_targets_only(loaded: Loaded, pixels: torch.Tensor) -> None:

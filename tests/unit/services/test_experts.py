@@ -1,25 +1,29 @@
 """Experts elsewhere: what they find arrives whole, and what goes wrong is a sentence for the model and the reader."""
 
+import asyncio
 import gzip
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, StreamingResponse
 
+from serving import sse
 from tests.unit.serving.live import free_port, live
 from vilam3.data.study import Study, Volume, study_of
-from vilam3.errors import ExpertError, UserError
-from vilam3.experts.protocol import ExpertCall, LabelMap
+from vilam3.errors import Cancelled, ExpertError, UserError
+from vilam3.experts.protocol import ExpertCall, LabelMap, Provenance
+from vilam3.experts.registry import until
 from vilam3.objects import FolderStore
-from vilam3.services.experts import RemoteExperts, Waits
-from vilam3.services.findings import Finding, Origin
+from vilam3.services.experts import RemoteExperts
+from vilam3.services.findings import Finding
+from vilam3.services.visit import Waits
 from vilam3.shelf import Shelf
 
 CALL = ExpertCall(expert="VISTA3D", argument="hepatic tumor")
@@ -38,7 +42,7 @@ def study(shelf: Shelf) -> Study:
 
 
 def finding(study: Study, **changed: object) -> dict[str, Any]:
-    origin = Origin(
+    origin = Provenance(
         expert="VISTA3D",
         version="1",
         weights_digest="0" * 64,
@@ -82,6 +86,7 @@ def test_the_question_goes_by_reference_and_the_finding_comes_back(study: Study)
             "study_digest": study.digest,
             "argument": "hepatic tumor",
             "slice_index": 1,
+            "points": [],
             "modality": "CT",
             "dialect": "training",
         }
@@ -158,9 +163,61 @@ def test_nobody_waits_for_one_who_has_left(study: Study) -> None:
     left, began = threading.Event(), time.monotonic()
     threading.Timer(0.2, left.set).start()
     with live(answering(lambda _: time.sleep(1.5))) as url:
-        with pytest.raises(ExpertError, match="nobody waits"):
-            experts_at(url).run(CALL, study, cancelled=left)
+        with pytest.raises(Cancelled, match="gone"):
+            experts_at(url).run(CALL, study, watch=until(left))
         assert time.monotonic() - began < 1.2
+
+
+def streaming(*events: tuple[str, object], pause_s: float = 0.0) -> FastAPI:
+    """An expert that tells its progress; after the last event it falls silent for `pause_s`."""
+    app = FastAPI()
+
+    @app.post("/v1/models/vista3d:predict")
+    async def predict(request: Request) -> StreamingResponse:
+        assert request.headers["accept"] == "text/event-stream"
+
+        async def lines() -> AsyncIterator[str]:
+            for event, value in events:
+                yield sse.data(value, event=event)
+                await asyncio.sleep(0.12)
+            try:
+                await asyncio.sleep(pause_s)
+            finally:
+                app.state.ended = time.monotonic()
+
+        return sse.response(lines())
+
+    return app
+
+
+def test_progress_is_passed_on_while_an_expert_computes(study: Study) -> None:
+    events = [("progress", {"fraction": 0.25}), ("progress", {"fraction": 0.75})]
+    told: list[float] = []
+    with live(streaming(*events, ("result", {"predictions": [finding(study)]}))) as url:
+        assert experts_at(url).run(CALL, study, watch=told.append).text == "red: hepatic tumor. "
+    assert list(dict.fromkeys(told)) == [0.0, 0.25, 0.75]
+
+
+def test_one_who_leaves_closes_the_stream_of_the_expert(study: Study) -> None:
+    app, left = streaming(("progress", {"fraction": 0.1}), pause_s=20), threading.Event()
+    with live(app) as url:
+        threading.Timer(0.4, left.set).start()
+        with pytest.raises(Cancelled):
+            experts_at(url).run(CALL, study, watch=until(left))
+        gone = time.monotonic()
+        while not hasattr(app.state, "ended"):
+            assert time.monotonic() - gone < 1.0, "the expert goes on"
+            time.sleep(0.01)
+
+
+def test_an_error_within_a_stream_is_the_error(study: Study) -> None:
+    refused = {"error": {"message": "the pancreas is outside the field of view.", "type": "invalid_request_error"}}
+    broken = {"error": {"message": "out of memory", "type": "server_error"}}
+    for value, words in ((refused, "^the pancreas"), (broken, r"its service failed \(out of memory\)")):
+        with live(streaming(("error", value))) as url, pytest.raises(ExpertError, match=words):
+            experts_at(url).run(CALL, study)
+    with live(streaming(("progress", {"fraction": 0.5}))) as url, pytest.raises(ExpertError, match="broke off"):
+        experts_at(url).run(CALL, study)
 
 
 def test_an_unknown_expert_and_a_study_nobody_else_can_see_are_refused(study: Study) -> None:

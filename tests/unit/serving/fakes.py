@@ -11,15 +11,28 @@ import numpy as np
 from PIL import Image
 
 from vilam3.data.study import Study
-from vilam3.dialogue.messages import Generation, Message, Sampling
+from vilam3.dialogue.messages import EngineStats, Generation, Message, Sampling
+from vilam3.dialogue.tickets import StreamTicket
 from vilam3.errors import ExpertError
 from vilam3.experts.facts import CARDS as PUBLISHED_CARDS
-from vilam3.experts.protocol import ExpertCall, ExpertResult, LabelMap, Measurement, Provenance
+from vilam3.experts.protocol import (
+    ExpertCall,
+    ExpertResult,
+    LabelMap,
+    Measurement,
+    Point,
+    Provenance,
+    Watch,
+    model_of,
+    unwatched,
+)
 from vilam3.experts.trigger import Grammar
 
 log = logging.getLogger(__name__)
 
 CARDS = "Here is a list of available expert models:\n<VISTA3D(args)> segments, <CXR()> reads radiographs\n"
+MODEL = {"version": "1", "weights_digest": "0" * 64}
+NOVEL_WORDS = 20_000
 TRIGGER = "This looks like a CT image. Let me trigger <VISTA3D({argument})>."
 
 
@@ -28,7 +41,8 @@ class RuleEngine:
     """Consults when it is shown model cards and a picture, and answers by what the expert said.
 
     Words of the question steer it: ``pancreas`` asks for an argument that fails, ``forever`` calls experts without
-    end, ``everything`` asks for an argument, ``essay`` gives a long answer, ``chest`` asks for the radiograph expert.
+    end, ``both`` calls two at once, ``everything`` asks for an argument, ``essay`` gives a long answer and ``novel`` a
+    very long one, ``chest`` asks for the radiograph expert.
     """
 
     name: str = "rules"
@@ -40,9 +54,13 @@ class RuleEngine:
         """What is said next."""
         newest, cards, asked = messages[-1].text, *_split(messages[-1].text)
         if "forever" in asked or (cards and messages[-1].images):
+            if "both" in asked:
+                return f"{TRIGGER.format(argument=_argument(asked))} And <CXR()>."
             return TRIGGER.format(argument=_argument(asked)) if "chest" not in asked else "I call <CXR()>."
         if "could not be used" in newest:
             return "unknown"
+        if "novel" in newest:
+            return " ".join(f"finding{number}" for number in range(NOVEL_WORDS))
         if "essay" in newest:
             return " ".join(f"finding{number}" for number in range(60))
         return "yes" if "hepatic tumor" in newest and "red:" in newest else "no"
@@ -66,6 +84,14 @@ class RuleEngine:
             yield piece
         yield _generation(messages, said, "stop")
 
+    def submit(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> StreamTicket:  # noqa: ARG002 - it has no queue
+        """See `vilam3.dialogue.messages.Engine`."""
+        return StreamTicket(lambda cancelled: self.stream(messages, sampling, cancelled=cancelled))
+
+    def stats(self) -> EngineStats:
+        """See `vilam3.dialogue.messages.Engine`."""
+        return EngineStats()
+
     def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:
         """See `vilam3.dialogue.messages.Engine`."""
         self.samplings.append(sampling)
@@ -78,6 +104,8 @@ class SlowExperts:
 
     seconds: float = 0.0
     holds_processor: bool = False
+    looks: bool = True
+    points: tuple[Point, ...] = ()
     calls: list[ExpertCall] = field(default_factory=list)
 
     def grammar(self, *, several: bool = False) -> Grammar:
@@ -91,7 +119,11 @@ class SlowExperts:
 
     def describe(self) -> list[dict[str, Any]]:
         """See `vilam3.experts.registry.Registry`."""
-        return [{"name": "VISTA3D", "modality": "CT", "arguments": ["hepatic tumor"], "version": "1", "card": "-"}]
+        return [{"name": "VISTA3D", "modality": "CT", "arguments": ["hepatic tumor"], "card": "-", **MODEL}]
+
+    def model_of(self, name: str) -> str:
+        """See `vilam3.consultant.Experts`."""
+        return model_of(MODEL["version"], MODEL["weights_digest"]) if name else ""
 
     def run(
         self,
@@ -99,12 +131,14 @@ class SlowExperts:
         study: Study,
         *,
         slice_index: int | None = None,
-        cancelled: threading.Event | None = None,  # noqa: ARG002 - of the protocol; what has begun goes on
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
     ) -> ExpertResult:
         """See `vilam3.consultant.Experts`."""
         self.calls.append(call)
+        self.points = tuple(points)
         log.info("expert begins", extra={"expert": call.expert})
-        self._take_time()
+        self._take_time(watch)
         if call.argument == "pancreatic tumor":
             raise ExpertError("the pancreas is outside the field of view.")
         if call.argument == "everything":
@@ -124,9 +158,11 @@ class SlowExperts:
             provenance=provenance(call, study, slice_index),
         )
 
-    def _take_time(self) -> None:
+    def _take_time(self, watch: Watch) -> None:
         end = time.monotonic() + self.seconds
-        while time.monotonic() < end:
+        while (left_s := end - time.monotonic()) > 0:
+            if self.looks:
+                watch(1 - left_s / self.seconds)
             if not self.holds_processor:
                 time.sleep(0.01)
 
@@ -135,8 +171,7 @@ def provenance(call: ExpertCall, study: Study, slice_index: int | None) -> Prove
     """Where a fake finding comes from."""
     return Provenance(
         expert=call.expert,
-        version="1",
-        weights_digest="0" * 64,
+        **MODEL,
         argument=call.argument,
         study_digest=study.digest,
         series=study.series,

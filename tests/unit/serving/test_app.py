@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from serving.answer import Service
+from serving.answer import Budget, Service
 from serving.lanes import Lane
 from serving.tenants import Tenants
 from tests.unit.serving.calls import Reply, asked, data_url, refused, streamed, uploaded
@@ -77,7 +77,10 @@ def test_what_an_expert_raises_unforeseen_reaches_neither_reader_nor_log(
     assert "Planted" not in body.text + caplog.text
 
 
-def test_a_model_that_never_stops_calling_is_stopped(client: TestClient, experts: SlowExperts, png: bytes) -> None:
+def test_a_model_that_never_stops_calling_is_stopped(
+    client: TestClient, service: Service, experts: SlowExperts, png: bytes
+) -> None:
+    service.memory = None
     body = client.post("/v1/chat/completions", json=asked("forever", data_url(png), max_rounds=2)).json()
     assert len(experts.calls) == 2
     assert body["choices"][0]["finish_reason"] == "length"
@@ -87,7 +90,7 @@ def test_a_model_that_never_stops_calling_is_stopped(client: TestClient, experts
 def test_the_deadline_gives_what_there_is_and_says_so(
     client: TestClient, service: Service, experts: SlowExperts, png: bytes
 ) -> None:
-    service.deadline_s, experts.seconds = 0.3, 1.0
+    service.budget, experts.seconds = Budget(deadline_s=0.3), 1.0
     body = client.post("/v1/chat/completions", json=asked("tumor?", data_url(png))).json()
     assert body["choices"][0]["finish_reason"] == "length"
     assert "time limit of 0.3 s" in body["choices"][0]["message"]["content"]
@@ -117,8 +120,9 @@ def test_a_stream_tells_of_experts_as_typed_events(client: TestClient, png: byte
 
 
 def test_a_follow_up_keeps_the_study_for_experts(
-    client: TestClient, engine: RuleEngine, experts: SlowExperts, volume: bytes
+    client: TestClient, service: Service, engine: RuleEngine, experts: SlowExperts, volume: bytes
 ) -> None:
+    service.memory = None
     study = uploaded(client, volume)
     body = asked("Is there a tumor?", f"study://{study['id']}")
     answer = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]

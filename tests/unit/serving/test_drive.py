@@ -10,7 +10,9 @@ import pytest
 from tests.unit.serving.fakes import RuleEngine, SlowExperts
 from vilam3.consultant import Consultant, with_modality
 from vilam3.data.study import Study, study_of
-from vilam3.dialogue.drive import Bounds, Event, ExpertStarted, TextPiece, answer, answer_batch
+from vilam3.dialogue.bounds import Bounds
+from vilam3.dialogue.drive import answer, answer_batch
+from vilam3.dialogue.events import Event, ExpertStarted, TextPiece
 from vilam3.dialogue.loop import Transcript
 from vilam3.errors import EngineError
 

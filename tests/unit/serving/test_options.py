@@ -19,7 +19,7 @@ from vilam3.errors import UserError
         (["--role", "expert", "--experts", "x"], "--role expert: needs --expert;"),
         (["--role", "orchestrator"], "--role orchestrator: needs --vlm"),
         (["--role", "vlm", "--model", "m", "--expert-url", "CXR=http://x"], "has no use for --expert-url"),
-        (["--model", "m", "--deadline-s", "3"], "--role single: has no use for --deadline-s"),
+        (["--model", "m", "--warmup-s", "3"], "--role single: has no use for --warmup-s"),
     ],
 )
 def test_an_option_too_few_or_too_many_is_a_misunderstanding(

@@ -21,16 +21,16 @@ from serving.expert import ExpertService
 from serving.expert import install as install_expert
 from serving.lanes import Lane, Places
 from serving.presence import gone
-from serving.refusals import BusyError, UnauthorizedError
+from serving.refusals import UnauthorizedError
 from serving.stream import HELD_CHARACTERS, Writer
 from serving.studies import StudyStore, Upload
 from serving.tenants import Tenants, from_environment
 from serving.wire import Usage
 from tests.unit.serving.fakes import SlowExperts
 from tests.unit.serving.live import live
-from vilam3.dialogue.drive import ExpertStarted, ReplyFinished, TextPiece
+from vilam3.dialogue.events import ExpertStarted, ReplyFinished, TextPiece
 from vilam3.dialogue.messages import Generation
-from vilam3.errors import NotFoundError, UserError
+from vilam3.errors import BusyError, NotFoundError, UserError
 from vilam3.experts.protocol import ExpertCall
 from vilam3.objects import FolderStore
 from vilam3.remote import is_loopback
@@ -86,7 +86,7 @@ def test_a_caller_who_leaves_the_queue_of_an_expert_gives_the_place_back(tmp_pat
 
     @app.post("/work")
     async def work(_: dict[str, str]) -> None:
-        await service.begin(release.wait).outcome(gone=gone())
+        await service.begin(lambda _: release.wait()).outcome(gone=gone())
 
     with live(app) as url, httpx.Client(trust_env=False, timeout=0.5) as client:
         running = service.calls.submit(release.wait)

@@ -2,6 +2,7 @@
 
 import copy
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vilam3.errors import DivergedError
 from vilam3.model.images import pixels_NCHW
 from vilam3.model.vila import Vila
 from vilam3.recipe import Recipe
@@ -20,8 +22,10 @@ from vilam3.train.step import (
     StepResult,
     checkpoint_activations,
     freeze,
+    in_lockstep,
     make_optimizer,
     make_scheduler,
+    no_samples,
     normalise_pixels,
     rate_factor,
     train_step,
@@ -80,6 +84,48 @@ def test_threads_that_share_a_step_change_no_bit(model: Vila, feed: Feed, stage:
     assert together == alone
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
+def test_a_black_picture_and_a_batch_of_nothing_change_neither_loss_nor_gradients(
+    model: Vila, feed: Feed, stage: Stage
+) -> None:
+    """So a gang whose members must run the same parts learns what it would learn without."""
+    model = copy.deepcopy(model)
+    freeze(model, trainable=stage.trainable)
+    text = replace(feed.batches(0, global_batch=6, micro_batch=6)[0], pixels_NCHW=None, num_shared=0)
+    text = replace(text, input_ids_BT=text.input_ids_BT.clamp(min=1))  # a word in place of each picture
+    found = []
+    for batches in ([text], [in_lockstep(text, image_size=42), in_lockstep(no_samples(), image_size=42)]):
+        copied = copy.deepcopy(model)
+        optimizer = make_optimizer(copied, stage)
+        scheduler = make_scheduler(optimizer, stage, steps=8)
+        result = train_step(copied, batches, optimizer=optimizer, scheduler=scheduler, gradient_clip=0.0)
+        found.append((result, {name: weight.grad for name, weight in copied.named_parameters()}))
+    (plain, expected), (padded, gradients) = found
+    assert padded.num_targets == plain.num_targets
+    assert padded.loss == pytest.approx(plain.loss, abs=1e-6)
+    for name, gradient in gradients.items():
+        if expected[name] is None:
+            assert gradient is None or not gradient.any(), name
+        else:
+            torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4, msg=name)
+    ran = {name.partition(".")[0] for name, gradient in gradients.items() if gradient is not None}
+    assert ran == {"vision_tower", "mm_projector", "llm"}
+
+
+def test_a_loss_that_is_no_number_moves_nothing_and_names_the_samples(model: Vila, feed: Feed, stage: Stage) -> None:
+    model = copy.deepcopy(model)
+    freeze(model, trainable=stage.trainable)
+    with torch.no_grad():
+        next(model.mm_projector.parameters()).fill_(float("nan"))
+    before = copy.deepcopy(model.state_dict())
+    optimizer = make_optimizer(model, stage)
+    scheduler = make_scheduler(optimizer, stage, steps=8)
+    batches = feed.batches(0, global_batch=4, micro_batch=4)
+    with pytest.raises(DivergedError, match=r"step 1: the loss is nan on samples (expert|vqa)-"):
+        train_step(model, batches, optimizer=optimizer, scheduler=scheduler, gradient_clip=1.0)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], equal_nan=True)
 
 
 def test_frozen_parts_have_no_gradient(model: Vila, feed: Feed, stage: Stage) -> None:

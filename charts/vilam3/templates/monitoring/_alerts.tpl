@@ -27,6 +27,13 @@
   summary: Answers come without their experts.
   description: More than one answer in ten says that an expert was not available, failed or was too slow.
   runbook: answers-fail.md
+- name: VilaM3CallersTurnedAway
+  expr: sum(rate(vilam3_requests_busy_total{ {{- $here }},service="{{ $service }}",full="queue"}[5m])) > 0.1
+  for: 5m
+  severity: warning
+  summary: Callers are told to come back later.
+  description: The endpoint has had no place for one question in ten seconds or more, for five minutes; its replicas do not keep up.
+  runbook: expert-queue-long.md
 - name: VilaM3ExpertQueueLong
   expr: sum by (expert) (vilam3_queue_depth{ {{- $here }},service="{{ $service }}"}) > {{ $monitoring.queueDepthAlert }}
   for: 10m

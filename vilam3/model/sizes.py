@@ -1,0 +1,90 @@
+"""How many weights a network has and what they compute, from its configuration alone; knows no tensors.
+
+Multiplications and additions are counted apart, so a matrix of W weights costs 2 W operations a position. Attention
+between positions is counted at its causal half.
+"""
+
+from dataclasses import dataclass
+
+from vilam3.model.config import MERGE, LlmConfig, VilaConfig, VisionConfig
+from vilam3.settings import Part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Weights of each part.
+
+    Attributes:
+        vision_tower: All that a checkpoint holds, the unused last layer and pooling head included.
+        mm_projector: The two-layer MLP and its norm.
+        llm: With input and output embeddings.
+    """
+
+    vision_tower: int
+    mm_projector: int
+    llm: int
+
+    @property
+    def total(self) -> int:
+        """Of the whole network."""
+        return self.vision_tower + self.mm_projector + self.llm
+
+    def of(self, part: Part) -> int:
+        """Of one part."""
+        found: int = getattr(self, part)
+        return found
+
+
+def sizes(config: VilaConfig) -> Sizes:
+    """Count the weights."""
+    return Sizes(
+        vision_tower=_vision_weights(config.vision),
+        mm_projector=_projector_weights(config),
+        llm=_llm_weights(config.llm),
+    )
+
+
+def llm_operations(llm: LlmConfig, *, length: float) -> float:
+    """Operations of one position's forward pass in a sequence of `length` positions, output layer included."""
+    matrices = llm.num_hidden_layers * _llm_layer_matrices(llm) + llm.hidden_size * llm.vocab_size
+    attention = llm.num_hidden_layers * 2 * length * llm.hidden_size  # half of the positions see half of the others
+    return 2 * matrices + attention
+
+
+def image_operations(config: VilaConfig) -> tuple[float, float]:
+    """Operations of one image's forward pass through the tower, as far as it is run, and through the projector."""
+    vision, width = config.vision, config.vision.hidden_size
+    patches = vision.grid**2
+    layers = vision.num_hidden_layers + 1 + config.select_layer
+    matrices = layers * (4 * width**2 + 2 * width * vision.intermediate_size)
+    embedding = vision.num_channels * vision.patch_size**2 * width
+    tower = patches * (2 * (matrices + embedding) + layers * 4 * patches * width)
+    hidden = config.llm.hidden_size
+    return tower, config.tokens_per_image * 2 * (config.merged_size * hidden + hidden**2)
+
+
+def _llm_weights(llm: LlmConfig) -> int:
+    norms = (2 * llm.num_hidden_layers + 1) * llm.hidden_size
+    embeddings = llm.vocab_size * llm.hidden_size * (1 if llm.tie_word_embeddings else 2)
+    return llm.num_hidden_layers * _llm_layer_matrices(llm) + norms + embeddings
+
+
+def _llm_layer_matrices(llm: LlmConfig) -> int:
+    hidden, head = llm.hidden_size, llm.hidden_size // llm.num_attention_heads
+    attention = 2 * hidden**2 + 2 * hidden * head * llm.num_key_value_heads
+    return attention + 3 * hidden * llm.intermediate_size
+
+
+def _vision_weights(vision: VisionConfig) -> int:
+    width, inner = vision.hidden_size, vision.intermediate_size
+    embeddings = vision.num_channels * vision.patch_size**2 * width + width + vision.grid**2 * width
+    attention, norm = 4 * (width**2 + width), 2 * width
+    mlp = 2 * width * inner + inner + width
+    layers = vision.num_hidden_layers * (attention + mlp + 2 * norm)
+    pooling = width + attention + mlp + norm  # a learned query that attends to the patches
+    return embeddings + layers + norm + pooling
+
+
+def _projector_weights(config: VilaConfig) -> int:
+    hidden, merged = config.llm.hidden_size, config.vision.hidden_size * MERGE**2
+    return 2 * merged + merged * hidden + hidden + hidden**2 + hidden
