@@ -21,6 +21,7 @@ import ray
 import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vilam3 import errors
 from vilam3.errors import DivergedError, PreemptedError, PrerequisiteError, SupersededError, UserError, VilaM3Error
@@ -89,7 +90,8 @@ def run(order: Order, *, workers: int, on_progress: OnProgress | None = None) ->
         VilaM3Error: what `vilam3.train.gang.take_part` raised, or that members were lost too often.
     """
     with _connected(workers), tempfile.TemporaryDirectory(prefix="vilam3-ray-") as scratch:
-        liaison = ray.remote(num_cpus=0)(_Liaison).remote()
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        liaison = ray.remote(num_cpus=0, scheduling_strategy=beside)(_Liaison).remote()  # no lost worker takes it along
         trainer = TorchTrainer(
             _member,
             train_loop_config={"order": order.to_json(), "liaison": liaison},
