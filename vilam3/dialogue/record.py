@@ -27,6 +27,7 @@ def expert_call(outcome: Outcome, *, round_index: int | None = None, seconds: fl
         "seconds": seconds,
         "overlay_url": None,
         "mask_url": None,
+        "segmentation_url": None,
         "colors": {},
         "measurements": [],
         "scores": {},
