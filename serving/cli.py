@@ -26,7 +26,8 @@ EXAMPLE = """examples:
 
 API keys, one a line, are read from the file that VILAM3_API_KEYS_FILE names; without keys the server listens on
 loopback only. An orchestrator sends the key in VILAM3_API_KEY to the other services. The store of studies may be named
-in VILAM3_STUDIES_URI; its S3 endpoint and keys come from the AWS variables."""
+in VILAM3_STUDIES_URI; its S3 endpoint and keys come from the AWS variables. Images elsewhere are fetched from what
+VILAM3_IMAGE_HOSTS, VILAM3_IMAGE_BUCKETS and VILAM3_PACS_URL list, and from nowhere else (docs/imaging.md)."""
 HIGHEST_PORT = 65535
 BUDGET = ("deadline_s", "expert_seconds", "experts_at_a_time", "per_tenant", "no_cache")
 # Which options each role takes, and which of them it needs.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from serving.attachments import read_attachments
 from serving.wire import StudyInfo
 from vilam3.artifacts import whole_directory
 from vilam3.data.intake import Limits, read_study
@@ -25,6 +26,7 @@ from vilam3.data.study import Study
 from vilam3.errors import ArtifactError, DataError, NotFoundError
 from vilam3.services.memory import folder_of
 from vilam3.shelf import GIB, NONE, STUDY_ID, Bounds, Shelf, content_of, drop_oldest, get_json, put_json, tenant_folder
+from vilam3.sources.images import Sources
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,13 @@ class StudyStore:
     """Keeps studies of all tenants apart; may be used from several threads and processes."""
 
     def __init__(
-        self, shelf: Shelf, *, limits: Limits = ONE_UPLOAD, bounds: Bounds | None = None, sweep_every_s: float = 0.0
+        self,
+        shelf: Shelf,
+        *,
+        limits: Limits = ONE_UPLOAD,
+        bounds: Bounds | None = None,
+        sweep_every_s: float = 0.0,
+        sources: Sources | None = None,
     ) -> None:
         """Keep studies on `shelf`.
 
@@ -56,14 +64,19 @@ class StudyStore:
             limits: On one upload.
             bounds: On all studies together.
             sweep_every_s: Least time between two looks at the bounds; looking lists the whole store.
+            sources: Where else images may come from; by default what the environment lists.
+
+        Raises:
+            UserError: the environment's lists are not understood.
         """
         self.shelf = shelf
-        self._limits = limits
+        self.sources = Sources.from_environment() if sources is None else sources
+        self.limits = limits
         self._bounds = bounds or Bounds()
         self._sweep_every_s = sweep_every_s
         self._lock = threading.Lock()
         self._swept_s = float("-inf")
-        self._kept: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, str], str] = OrderedDict()
 
     def add(self, tenant: str, uploads: Sequence[Upload], *, modality: Modality | None = None) -> StudyInfo:
         """Read an upload and keep it.
@@ -78,7 +91,26 @@ class StudyStore:
             ArtifactError: the store cannot take it.
         """
         with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
-            study = read_upload(uploads, Path(scratch) / "images", modality=modality, limits=self._limits)
+            study = read_upload(uploads, Path(scratch) / "images", modality=modality, limits=self.limits)
+        return self.enlist(tenant, study)
+
+    def attached(self, urls: Sequence[str], *, modality: Modality | None = None, part: str = "image_url") -> Study:
+        """The study that data URLs carry, or addresses elsewhere name.
+
+        Raises:
+            DataError: one cannot be used, or is not permitted.
+            NotFoundError: there is nothing there.
+            UnsupportedError: one is neither.
+            PacsError: the archive refuses or is out of reach.
+        """
+        return read_attachments(urls, sources=self.sources, limits=self.limits, modality=modality, part=part)
+
+    def enlist(self, tenant: str, study: Study) -> StudyInfo:
+        """Keep a study that has been read; returns what is said of it.
+
+        Raises:
+            ArtifactError: the store cannot take it.
+        """
         return self._put(tenant, study)[1]
 
     def keep(self, tenant: str, study: Study) -> Study:
@@ -89,8 +121,10 @@ class StudyStore:
         """
         if study.reference:
             return study
+        # Of two series with the same content each keeps its own, since a result is filed under its series.
+        name = tenant, study.digest, "" if study.source is None else study.source.series_uid
         with self._lock:
-            reference = self._kept.get((tenant, study.digest), "")
+            reference = self._kept.get(name, "")
         try:
             if reference:
                 return self.get(tenant, reference.rpartition("/")[2])
@@ -98,7 +132,7 @@ class StudyStore:
             pass  # forgotten meanwhile
         kept, _ = self._put(tenant, study)
         with self._lock:
-            self._kept[tenant, study.digest] = kept.reference
+            self._kept[name] = kept.reference
             while len(self._kept) > MOST_KNOWN:
                 self._kept.popitem(last=False)
         return kept
