@@ -146,6 +146,16 @@ test-cluster-kfp: setup ## Test the pipelines on a Kubeflow back end, which cann
 bench-cluster: setup ## Measure the chart on a cluster and write bench/results/cluster.json (long)
 	@$(BIN)/python -m bench cluster
 
+##@ A PACS for trials
+
+.PHONY: pacs-up
+pacs-up: setup ## Start an Orthanc with DICOMweb on the loopback (needs Debian's orthanc and orthanc-dicomweb)
+	@$(BIN)/python -m infra.pacs up
+
+.PHONY: pacs-down
+pacs-down: setup ## End it and remove everything it kept
+	@$(BIN)/python -m infra.pacs down
+
 ##@ What is generated
 
 .PHONY: docs
