@@ -239,4 +239,6 @@ def _write_result(out: Path, result: "ExpertResult", study: "Study") -> None:
         if result.overlay is not None:
             result.overlay.save(partial / "overlay.png")
         if result.mask is not None:
-            write_label_map(partial / "mask.nii.gz", result.mask.ids_XYZ, like=study.volumes[0])
+            write_label_map(
+                partial / "mask.nii.gz", result.mask.ids_XYZ, like=study.volumes[0], names=result.mask.names
+            )
