@@ -1,0 +1,13 @@
+/** Questions that the model was trained to answer, offered by what is on the stage. */
+
+const BY_MODALITY: Readonly<Record<string, readonly string[]>> = {
+  CT: ["Is there a hepatic tumor?", "Segment the organs in the image", "Is there a pancreatic tumor?", "Describe the image"],
+  MRI: ["What glioma grade is shown in the image?", "Segment the tumor in the image", "Is there an enhancing tumor?"],
+  CXR: ["Is there evidence of an effusion?", "Is there evidence of cardiomegaly?", "What abnormalities are seen in this image?"],
+};
+const PLAIN = ["What is shown in the image?"];
+
+export function suggestionsFor(modality: string | undefined): readonly string[] {
+  if (modality === undefined) return [];
+  return BY_MODALITY[modality] ?? PLAIN;
+}
