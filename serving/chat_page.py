@@ -24,8 +24,8 @@ HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-cache",
 }
 ABSENT = (
-    "<!doctype html><html lang=en><title>vilam3</title><p>The endpoint is up, but its page has not been built: run make "
-    "page where the server's files are, and start it again. The routes below /v1 need no page."
+    "<!doctype html><html lang=en><title>vilam3</title><p>The endpoint is up, but its page has not been built: run "
+    "make page where the server's files are, and start it again. The routes below /v1 need no page."
 )
 
 

@@ -10,7 +10,7 @@ import { Turn, type TurnSurroundings } from "./turn.ts";
 import type { Viewer } from "./viewer.ts";
 import type { Answer } from "./wire.ts";
 
-const NEAR_THE_END = 120;
+const NEAR_THE_END = 40;
 
 export class Chat {
   private readonly api: Api;
@@ -20,6 +20,8 @@ export class Chat {
   private readonly turns = byId("turns", HTMLElement);
   private readonly conversation = new Conversation();
   private running: AbortController | undefined;
+  private suggested: readonly string[] | undefined;
+  private isAtEnd = true;
 
   constructor(api: Api, viewer: Viewer) {
     this.api = api;
@@ -34,6 +36,10 @@ export class Chat {
       event.preventDefault();
       form.requestSubmit();
     });
+    this.log.addEventListener("scroll", () => {
+      const { scrollHeight, scrollTop, clientHeight } = this.log;
+      this.isAtEnd = scrollHeight - scrollTop - clientHeight < NEAR_THE_END;
+    });
     byId("stop", HTMLButtonElement).addEventListener("click", () => this.running?.abort());
     byId("anew", HTMLButtonElement).addEventListener("click", () => this.clear());
   }
@@ -43,6 +49,7 @@ export class Chat {
     const { shownStudy, sliceIndex } = this.viewer;
     const about = shownStudy ? (sliceIndex === undefined ? "about this picture" : `about slice ${sliceIndex + 1}`) : "without a study";
     byId("about", HTMLElement).textContent = about;
+    this.suggest();
   }
 
   /** Another study: another patient perhaps, so nothing said before goes with it. */
@@ -52,12 +59,14 @@ export class Chat {
     this.turns.replaceChildren();
     byId("welcome", HTMLElement).hidden = false;
     byId("anew", HTMLElement).hidden = true;
-    this.suggest();
     this.see();
   }
 
   private suggest(): void {
-    const questions = suggestionsFor(this.viewer.shownStudy?.modality);
+    const { shownStudy, modality } = this.viewer;
+    const questions = suggestionsFor(shownStudy && (modality ?? shownStudy.modality));
+    if (this.suggested === questions) return;
+    this.suggested = questions;
     const buttons = questions.map((text) => {
       const button = element("button", { type: "button", class: "suggestion" }, text);
       button.addEventListener("click", () => this.ask({ ...this.asked(), text }));
@@ -75,7 +84,8 @@ export class Chat {
 
   private asked(): Omit<Asked, "text"> {
     const withExperts = byId("with-experts", HTMLInputElement).checked;
-    return { study: this.viewer.shownStudy, sliceIndex: this.viewer.sliceIndex, withExperts };
+    const { shownStudy: study, sliceIndex, modality } = this.viewer;
+    return { study, sliceIndex, modality, withExperts };
   }
 
   private async ask(asked: Asked): Promise<void> {
@@ -86,7 +96,9 @@ export class Chat {
     byId("anew", HTMLElement).hidden = false;
     this.turns.append(turn.root);
     this.busy(true);
-    this.follow(true);
+    this.isAtEnd = true;
+    this.follow();
+    turn.root.scrollIntoView({ block: "nearest" });
     announce("Asked; the model is answering");
     try {
       await this.listen(turn, running.signal);
@@ -95,7 +107,7 @@ export class Chat {
       else turn.fail(error instanceof Refused ? error.message : "The answer broke off; ask again.");
     } finally {
       turn.stop();
-      this.follow(false);
+      this.follow();
       if (this.running === running) this.busy(false);
     }
   }
@@ -109,7 +121,7 @@ export class Chat {
       const content = chunk.choices?.[0]?.delta.content;
       if (content) turn.add(content);
       if (chunk.vilam3) answer = turn.take(chunk.vilam3) ?? answer;
-      this.follow(false);
+      this.follow();
     }
     if (!answer) throw new Refused("The answer broke off before its end; ask again.", 500);
     this.conversation.answered(turn.asked, answer.answer);
@@ -145,8 +157,7 @@ export class Chat {
   }
 
   /** Keep the newest in sight, unless the reader has scrolled back. */
-  private follow(always: boolean): void {
-    const { scrollHeight, scrollTop, clientHeight } = this.log;
-    if (always || scrollHeight - scrollTop - clientHeight < NEAR_THE_END) this.log.scrollTop = scrollHeight;
+  private follow(): void {
+    if (this.isAtEnd) this.log.scrollTop = this.log.scrollHeight;
   }
 }

@@ -7,6 +7,8 @@ export interface Asked {
   study: Study | undefined;
   /** Axial slice, from 0. */
   sliceIndex: number | undefined;
+  /** What the study is read as, where the reader knows better than its files. */
+  modality: string | undefined;
   withExperts: boolean;
 }
 
@@ -23,6 +25,7 @@ export class Conversation {
       experts: asked.withExperts,
     };
     if (asked.study && asked.sliceIndex !== undefined) request.slice_index = asked.sliceIndex;
+    if (asked.study && asked.modality) request.modality = asked.modality;
     return request;
   }
 

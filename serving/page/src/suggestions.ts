@@ -5,9 +5,10 @@ const BY_MODALITY: Readonly<Record<string, readonly string[]>> = {
   MRI: ["What glioma grade is shown in the image?", "Segment the tumor in the image", "Is there an enhancing tumor?"],
   CXR: ["Is there evidence of an effusion?", "Is there evidence of cardiomegaly?", "What abnormalities are seen in this image?"],
 };
-const PLAIN = ["What is shown in the image?"];
+const PLAIN: readonly string[] = ["What is shown in the image?"];
+const NONE: readonly string[] = [];
 
 export function suggestionsFor(modality: string | undefined): readonly string[] {
-  if (modality === undefined) return [];
+  if (modality === undefined) return NONE;
   return BY_MODALITY[modality] ?? PLAIN;
 }

@@ -18,6 +18,12 @@ const PLANES: readonly (readonly [Plane, string])[] = [
   ["sagittal", "Sagittal"],
   ["all", "All three"],
 ];
+const MODALITIES: readonly (readonly [string, string])[] = [
+  ["", "What the file says"],
+  ["CXR", "Chest X-ray"],
+  ["CT", "CT"],
+  ["MRI", "MR"],
+];
 const ZOOM_STEP = 1.25;
 
 export class Viewer {
@@ -28,6 +34,9 @@ export class Viewer {
   private readonly position = byId("position", HTMLInputElement);
   private readonly sequence = byId("sequence", HTMLSelectElement);
   private readonly windows = byId("window", HTMLSelectElement);
+  private readonly modalities = byId("modality", HTMLSelectElement);
+  /** Segmentations by their address, for when another sequence comes below them. */
+  private readonly masks = new Map<string, ArrayBuffer>();
   private study: Study | undefined;
   private readonly onMoved: () => void;
 
@@ -49,6 +58,11 @@ export class Viewer {
     return this.study;
   }
 
+  /** What the study is to be read as, where its files do not say. */
+  get modality(): string | undefined {
+    return this.modalities.value || undefined;
+  }
+
   /** The slice that a question is about; undefined for flat studies. */
   get sliceIndex(): number | undefined {
     return this.study?.volumes.length ? this.stage.axialSlice : undefined;
@@ -57,6 +71,7 @@ export class Viewer {
   async open(study: Study | undefined): Promise<void> {
     this.study = study;
     this.layers.clear();
+    this.masks.clear();
     alertIn(this.alert, "");
     this.offer(study);
     this.warn(study?.warnings ?? []);
@@ -87,6 +102,7 @@ export class Viewer {
     }
     const mask = await this.api.bytes(url);
     if (this.layers.get(url)) return;
+    this.masks.set(url, mask);
     const layer: Layer = this.layers.add(url, argument ? `${expert}, ${argument}` : expert, labels);
     await this.stage.overlay(layer, mask);
   }
@@ -105,6 +121,7 @@ export class Viewer {
     this.position.addEventListener("input", () => this.stage.go(Number(this.position.value)));
     this.sequence.addEventListener("change", () => void this.changeSequence());
     this.windows.addEventListener("change", () => this.stage.window(windowOf(this.windows.value)));
+    this.modalities.addEventListener("change", () => this.onMoved());
     byId("opacity", HTMLInputElement).addEventListener("input", (event) => this.changeOpacity(event));
     const buttons: Record<string, () => void> = {
       up: () => this.stage.go(this.stage.position + 1),
@@ -123,12 +140,13 @@ export class Viewer {
     return element("label", {}, radio, element("span", {}, name));
   }
 
-  /** Another sequence of the same study; segmentations lie on the same grid, but are drawn over anew. */
+  /** Another sequence of the same study, on the same grid: the segmentations lie over it as they did. */
   private async changeSequence(): Promise<void> {
-    const kept = this.stage.axialSlice;
-    this.layers.clear();
     await this.stage.showSequence(Number(this.sequence.value));
-    this.goTo(kept);
+    for (const [key, mask] of this.masks) {
+      const layer = this.layers.get(key);
+      if (layer) await this.stage.overlay(layer, mask);
+    }
   }
 
   private changeOpacity(event: Event): void {
@@ -142,7 +160,10 @@ export class Viewer {
     byId("views", HTMLElement).hidden = study === undefined;
     byId("sequence-field", HTMLElement).hidden = (study?.num_views ?? 1) < 2;
     byId("window-field", HTMLElement).hidden = study?.modality !== "CT" || !isVolume;
+    byId("modality-field", HTMLElement).hidden = isVolume;
     byId("slicer", HTMLElement).hidden = !isVolume;
+    byId("zooms", HTMLElement).hidden = study === undefined;
+    this.modalities.replaceChildren(...MODALITIES.map(([value, name]) => element("option", { value }, name)));
     const names = study?.volumes ?? [];
     this.sequence.replaceChildren(...names.map((name, at) => element("option", { value: String(at) }, name || `Volume ${at + 1}`)));
     this.windows.replaceChildren(...windowNames(study?.modality ?? "").map((name) => element("option", {}, name)));

@@ -50,7 +50,7 @@ export class VolumeView implements Camera {
       interactive: false,
       dragAndDropEnabled: false,
       isRadiologicalConvention: true,
-      isNearestInterpolation: false,
+      showAllOrientationMarkers: true,
       sliceType: SLICE_TYPE.AXIAL,
       crosshairWidth: 0,
       crosshairColor: [0.37, 0.71, 0.83, 0.7],

@@ -7,7 +7,7 @@ import type { Study } from "../src/wire.ts";
 const study: Study = { id: "study-1", modality: "CT", num_slices: 9, num_views: 1, volumes: [""], series: "s", warnings: [], created: 0 };
 
 function asked(changes: Partial<Asked> = {}): Asked {
-  return { text: "Is there a tumor?", study, sliceIndex: 4, withExperts: true, ...changes };
+  return { text: "Is there a tumor?", study, sliceIndex: 4, modality: undefined, withExperts: true, ...changes };
 }
 
 function images(conversation: Conversation, question: Asked): boolean[] {

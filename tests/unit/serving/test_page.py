@@ -1,7 +1,6 @@
 """What the page for people needs of the server."""
 
 import gzip
-import os
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +16,8 @@ from serving.tenants import Tenants
 from tests.unit.data import dicom_files
 from tests.unit.serving.calls import asked, uploaded
 from vilam3.errors import NotFoundError
+
+DESCRIPTORS = Path("/proc/self/fd")
 
 
 @pytest.fixture
@@ -74,7 +75,9 @@ def test_a_tenant_is_listed_its_own_studies_the_last_used_first(service: Service
 def test_a_volume_has_the_grid_of_the_upload_and_the_window_of_the_model(client: TestClient, volume: bytes) -> None:
     study = uploaded(client, volume)
     assert study["volumes"] == [""]
-    given = nib.Nifti1Image.from_bytes(gzip.decompress(client.get(f"/v1/studies/{study['id']}/volumes/0.nii.gz").content))
+    given = nib.Nifti1Image.from_bytes(
+        gzip.decompress(client.get(f"/v1/studies/{study['id']}/volumes/0.nii.gz").content)
+    )
     sent = nib.Nifti1Image.from_bytes(gzip.decompress(volume))
     assert np.array_equal(np.asarray(given.dataobj), np.asarray(sent.dataobj))
     assert np.allclose(given.affine, sent.affine)
@@ -98,18 +101,22 @@ def test_nothing_of_the_patient_is_in_a_volume(client: TestClient, tmp_path: Pat
     assert not [secret for secret in dicom_files.SECRETS if secret.encode() in content]
 
 
-def test_a_volume_leaves_no_file_behind(client: TestClient, volume: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_leaves_no_file_behind(
+    client: TestClient, volume: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = uploaded(client, volume)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = len(list(DESCRIPTORS.iterdir()))
     client.get(f"/v1/studies/{study['id']}/volumes/0.nii.gz")
     assert list(scratch.iterdir()) == []
-    assert len(os.listdir("/proc/self/fd")) <= open_before
+    assert len(list(DESCRIPTORS.iterdir())) <= open_before
 
 
-def test_a_study_that_goes_while_it_is_listed_is_left_out(service: Service, volume: bytes, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_that_goes_while_it_is_listed_is_left_out(
+    service: Service, volume: bytes, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept, gone = uploaded(client, volume), uploaded(client, volume)
     get = service.studies.shelf.objects.get
 
