@@ -40,20 +40,15 @@ def build() -> None:
     Raises:
         PrerequisiteError: it cannot be done here.
     """
-    _run(
-        "npm could not fetch what serving/page/package-lock.json names; see whether a registry can be reached",
-        npm(INSTALL, cwd=FOLDER, return_completed_process=True, capture_output=True, text=True),
-    )
-    _run(
-        "its sources do not build; the reason is above",
-        node(["bundle.mjs"], cwd=FOLDER, return_completed_process=True, text=True),
-    )
-
-
-def _run(trouble: str, ended: "subprocess.CompletedProcess[str]") -> None:
-    if ended.returncode:
-        said = (ended.stderr or "").strip().splitlines()
-        raise PrerequisiteError(f"{trouble}{f' ({said[-1]})' if said else ''}, then run make page")
+    if npm(INSTALL, cwd=FOLDER, stdout=subprocess.DEVNULL):
+        raise PrerequisiteError(
+            "npm could not fetch what serving/page/package-lock.json names, its reason is above; see whether a "
+            "registry of npm can be reached, then run make page"
+        )
+    if node(["bundle.mjs"], cwd=FOLDER):
+        raise PrerequisiteError(
+            "the sources in serving/page do not build, the reason is above; run make page when mended"
+        )
 
 
 if __name__ == "__main__":

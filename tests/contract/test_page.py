@@ -15,21 +15,21 @@ needs_packages = pytest.mark.skipif(
 LONGEST_MODULE = 300
 
 
-def run(*words: str) -> "subprocess.CompletedProcess[str]":
+def run(*words: str) -> "subprocess.CompletedProcess[str | bytes]":
     return node(words, cwd=FOLDER, return_completed_process=True, capture_output=True, text=True)
 
 
 @needs_packages
 def test_the_types_of_the_page_hold() -> None:
     checked = run("node_modules/typescript/bin/tsc", "--noEmit")
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.returncode == 0, f"{checked.stdout!s}{checked.stderr!s}"
 
 
 def test_the_modules_of_the_page_pass_their_tests() -> None:
     tests = sorted(path.relative_to(FOLDER).as_posix() for path in (FOLDER / "tests").glob("*.test.ts"))
     assert tests
     told = run("--test", *tests)
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert told.returncode == 0, f"{told.stdout!s}{told.stderr!s}"
 
 
 def test_the_lock_names_every_package_by_its_hash_and_none_by_its_place() -> None:

@@ -125,14 +125,13 @@ export class Chat {
     }
     if (!answer) throw new Refused("The answer broke off before its end; ask again.", 500);
     this.conversation.answered(turn.asked, answer.answer);
-    this.report(turn, answer, id);
+    this.report(turn, id);
   }
 
-  /** Offer the answer's document. */
-  private report(turn: Turn, answer: Answer, id: string): void {
+  /** Offer the answer's document: the report where the server writes one, else the answer as it was kept. */
+  private report(turn: Turn, id: string): void {
     const download = element("button", { type: "button", class: "link" }, "Download report (JSON)");
-    const url = answer.report_url ?? `v1/results/${id}`;
-    download.addEventListener("click", () => void save(this.api, url, `${id}.json`));
+    download.addEventListener("click", () => void save(this.api, `v1/results/${id}/report.json`, `${id}.json`, `v1/results/${id}`));
     const print = element("button", { type: "button", class: "link" }, "Print");
     print.addEventListener("click", () => window.print());
     turn.offer(download, print);

@@ -49,8 +49,6 @@ export interface Answer {
   warnings: string[];
   provenance: Facts;
   notice: string;
-  /** The answer as a JSON document, where the server writes one beside the kept answer. */
-  report_url?: string | null;
 }
 
 export type Typed =
