@@ -34,6 +34,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with a key, whose experts take their time."""
+    folder = tmp_path_factory.mktemp("guarded")
+    keys = folder / "keys"
+    keys.write_text(f"{KEY}\n")
+    command = ["tests.e2e.serving_process", "PORT", "--expert-s", "12"]
+    with served(folder, command, environment={"VILAM3_API_KEYS_FILE": str(keys)}) as running:
+        yield running
+
+
 @pytest.fixture
 def seen(browser: Browser, server: Served) -> Iterator[Seen]:
     with opened(browser, server.url) as tab:
@@ -202,15 +213,19 @@ def test_a_server_that_is_gone_is_named_and_can_be_asked_again(seen: Seen, ct: P
     answered(page)
 
 
-def test_a_question_can_be_stopped(seen: Seen, ct: Path) -> None:
-    page = seen.page
-    upload(page, ct)
-    ask(page, "forever")
-    expect(page.locator(".finding").first).to_be_visible()
-    page.get_by_role("button", name="Stop", exact=True).click()
-    expect(page.locator(".turn [role=alert]")).to_contain_text("Stopped")
-    expect(page.locator(".finding.running")).to_have_count(0)
-    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_visible()
+def test_a_question_can_be_stopped(browser: Browser, guarded: Served, ct: Path) -> None:
+    with opened(browser, guarded.url) as tab:
+        tab.expected.append("401")
+        page = tab.page
+        page.get_by_label("Key").fill(KEY)
+        page.get_by_label("Key").press("Enter")
+        upload(page, ct)
+        ask(page, "Is there a pancreas?")
+        expect(page.locator(".finding .state")).to_contain_text("%")
+        page.get_by_role("button", name="Stop", exact=True).click()
+        expect(page.locator(".turn [role=alert]")).to_contain_text("Stopped")
+        expect(page.locator(".finding.running")).to_have_count(0)
+        expect(page.get_by_role("button", name="Ask", exact=True)).to_be_visible()
 
 
 def test_everything_can_be_done_with_the_keyboard(seen: Seen, ct: Path) -> None:
@@ -357,14 +372,9 @@ def test_a_tablet_on_its_side_has_image_and_conversation_side_by_side(
 
 
 def test_a_server_with_keys_asks_for_one_and_gives_files_to_it_alone(
-    browser: Browser, ct: Path, tmp_path: Path
+    browser: Browser, guarded: Served, ct: Path
 ) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text(f"{KEY}\n")
-    with (
-        served(tmp_path, ["tests.e2e.serving_process", "PORT"], environment={"VILAM3_API_KEYS_FILE": str(keys)}) as own,
-        opened(browser, own.url) as tab,
-    ):
+    with opened(browser, guarded.url) as tab:
         tab.expected.append("401")
         page = tab.page
         dialog = page.get_by_role("dialog", name="API key")

@@ -41,7 +41,7 @@ export class Finding {
   end(call: ExpertCall): void {
     this.progress.remove();
     this.root.className = `finding ${call.error ? "failed" : "done"}`;
-    this.state.textContent = call.error ? "failed" : call.seconds === null ? "done" : duration(call.seconds);
+    this.state.textContent = ended(call);
     if (call.error) this.root.append(element("p", { class: "error" }, call.error));
     else this.root.append(...this.found(call));
   }
@@ -95,6 +95,12 @@ export class Finding {
     link.addEventListener("click", () => this.around.save(url, file));
     return link;
   }
+}
+
+function ended(call: ExpertCall): string {
+  if (call.error) return "failed";
+  if (call.cached) return "found before, remembered";
+  return call.seconds === null ? "done" : duration(call.seconds);
 }
 
 function legend(call: ExpertCall): HTMLElement {

@@ -40,6 +40,8 @@ export interface ExpertCall {
   measurements: Measurement[];
   scores: Record<string, number>;
   provenance: Facts | null;
+  /** Whether it was computed for an earlier question and remembered. */
+  cached?: boolean;
 }
 
 export interface Answer {
