@@ -40,6 +40,7 @@ RUN --mount=type=cache,target=/var/cache/uv \
 COPY LICENSE NOTICE /opt/application/
 COPY components /opt/application/components
 COPY pipelines /opt/application/pipelines
+# with the page that `make page` has built; without it the endpoint says so at /
 COPY serving /opt/application/serving
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/application
 

@@ -26,6 +26,7 @@ CHART := charts/vilam3
 RECIPE ?= pipelines/recipes/tiny.toml
 REGISTRY ?= localhost
 IMAGES ?= ops cpu gpu
+PAGE := serving/page/dist/index.html
 TEST_TOOLS := helm kserve-router versitygw
 
 ##@ Start here
@@ -37,8 +38,8 @@ help: ## Explain these verbs
 		/^[a-z-]+:.*## / {printf "  \033[36mmake %-23s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(INSTALLED) ## Install the locked environment into .venv (instant when it is there)
-	@:
+setup: $(INSTALLED) ## Install the locked environment into .venv (instant when it is there) and build the page
+	@test -e $(PAGE) || $(BIN)/python -m infra.page --if-possible
 
 .PHONY: demo
 demo: setup ## Run the whole loop on this machine: prepare, train, gate, register, serve, ask
@@ -51,6 +52,10 @@ test: setup tools ## Run all tests: unit, contract, golden, end to end
 .PHONY: test-train
 test-train: setup tools ## Test training by several processes: DeepSpeed, Ray, S3, kills, other world sizes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/training
+
+.PHONY: page
+page: $(INSTALLED) ## Build the page that the endpoint serves at / (where it is there, from the sources as they are now)
+	@$(BIN)/python -m infra.page
 
 .PHONY: tools
 tools: setup ## Build the Go programs that tests start (once; where Go is absent those tests are skipped)
@@ -189,7 +194,7 @@ lock: $(filter-out uv,$(UV)) ## Resolve the dependencies again, keeping today's 
 	@$(UV) $(COMPILE) pyproject.toml $(GPU_ROLES:%=--extra %) $(ACCELERATOR_ONLY:%=--no-emit-package %) -c requirements/dev.txt -o requirements/cpu.txt
 
 .PHONY: image
-image: setup ## Build the container images, with docker or else buildah (IMAGES="ops cpu" REGISTRY=... names them)
+image: setup page ## Build the container images, with docker or else buildah (IMAGES="ops cpu" REGISTRY=... names them)
 	@$(BIN)/python -m infra.images --registry $(REGISTRY) build $(IMAGES)
 
 .PHONY: test-images

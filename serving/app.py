@@ -1,16 +1,17 @@
 """The routes. Each finds the tenant, lets a thread do the work, and answers in OpenAI's shapes."""
 
 import io
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, BinaryIO, get_args
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 
-from serving import cards, export_routes, guard, radcopilot, refusals, sse, stream
+from serving import cards, chat_page, export_routes, guard, radcopilot, refusals, sse, stream
 from serving.answer import Service
 from serving.caller import Served, Tenant
 from serving.completion import completion
@@ -25,6 +26,7 @@ from vilam3.errors import DataError, TooLargeError
 MOST_FILES = 5_000
 MOST_FIELDS = 16
 MOST_JSON_BYTES = 1 << 16
+PIECE_BYTES = 1 << 18
 
 router = APIRouter(default_response_class=JSONResponse)
 
@@ -36,6 +38,7 @@ def install(app: FastAPI, service: Service) -> None:
     app.include_router(router)
     app.include_router(export_routes.router)
     app.include_router(radcopilot.router)
+    chat_page.install(app)
     refusals.install(app)
     guard.install(app)
 
@@ -91,6 +94,12 @@ async def _fetched(named: StudyElsewhere, service: Service, tenant: str) -> Stud
     return await service.fetch(work)
 
 
+@router.get("/v1/studies")
+async def studies(service: Served, tenant: Tenant) -> dict[str, Any]:
+    """The caller's own studies, the one used last first."""
+    return {"object": "list", "data": await service.read(partial(service.studies.recent, tenant))}
+
+
 @router.get("/v1/studies/{study_id}")
 async def study(study_id: str, service: Served, tenant: Tenant) -> StudyInfo:
     """What is known of a study."""
@@ -117,6 +126,14 @@ async def slice_png(study_id: str, index: int, service: Served, tenant: Tenant, 
     return Response(
         await service.read(partial(_picture, service, tenant, study_id, index, view)), media_type="image/png"
     )
+
+
+@router.get("/v1/studies/{study_id}/volumes/{number}.nii.gz", response_class=Response)
+async def volume(study_id: str, number: int, service: Served, tenant: Tenant) -> Response:
+    """A volume with its geometry and the window that the model sees; nothing of the patient is in the file."""
+    file = await service.read(partial(service.studies.volume, tenant, study_id, number))
+    size = {"Content-Length": str(os.fstat(file.fileno()).st_size)}
+    return StreamingResponse(_pieces(file), media_type="application/gzip", headers=size)
 
 
 @router.get("/v1/results/{answer_id}", response_class=Response)
@@ -160,6 +177,12 @@ class _Lent(AbstractContextManager[BinaryIO]):
 
     def __exit__(self, *_: object) -> None:
         """Nothing to do."""
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 def _modality(form: FormData) -> Modality | None:

@@ -21,6 +21,8 @@ from serving.attachments import read_attachments
 from serving.wire import StudyInfo
 from vilam3.artifacts import whole_directory
 from vilam3.data.intake import Limits, read_study
+from vilam3.data.nifti import write_volume
+from vilam3.data.render import display_range
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
 from vilam3.errors import ArtifactError, DataError, NotFoundError
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 COPY_BYTES = 1 << 20
 LONGEST_NAME = 80
 MOST_KNOWN = 4096  # studies that came within questions, whose references are known
+MOST_LISTED = 100
 ONE_UPLOAD = Limits(max_bytes=2 * GIB)
 _ID = re.compile(STUDY_ID)
 
@@ -161,6 +164,32 @@ class StudyStore:
         """
         return StudyInfo.model_validate(self._info(tenant, study_id))
 
+    def recent(self, tenant: str) -> list[StudyInfo]:
+        """What is known of the tenant's studies, the one used last first; at most `MOST_LISTED`."""
+        used_s = {
+            entry.key: entry.modified_s
+            for entry in self.shelf.objects.entries(f"{tenant_folder(tenant)}/studies")
+            if entry.key.endswith("/info.json")
+        }
+        newest = sorted(used_s, key=lambda key: used_s[key], reverse=True)[:MOST_LISTED]
+        return [StudyInfo.model_validate(told) for told in map(self._told, newest) if told is not None]
+
+    def volume(self, tenant: str, study_id: str, number: int) -> BinaryIO:
+        """A volume of a study as gzipped NIfTI, in a file that is gone when it is closed.
+
+        Raises:
+            NotFoundError: there is no such study for this tenant, or it has no such volume.
+            ArtifactError: the store is damaged or out of reach.
+        """
+        study = self.get(tenant, study_id)
+        if not 0 <= number < len(study.volumes):
+            raise NotFoundError(f"volume {number}: the study has {len(study.volumes)}; they count from 0")
+        volume = study.volumes[number]
+        with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
+            path = Path(scratch) / "volume.nii.gz"
+            write_volume(path, volume, display=display_range(volume, modality=study.modality), durable=False)
+            return path.open("rb")
+
     def get(self, tenant: str, study_id: str) -> Study:
         """The study itself; counts as a use.
 
@@ -219,6 +248,13 @@ class StudyStore:
         except NotFoundError as error:
             raise NotFoundError(NONE) from error
 
+    def _told(self, key: str) -> dict[str, object] | None:
+        """A study's document, unless it was removed since it was listed."""
+        try:
+            return get_json(self.shelf.objects, key)
+        except NotFoundError:
+            return None
+
     def _sweep(self) -> None:
         with self._lock:
             if time.monotonic() - self._swept_s < self._sweep_every_s:
@@ -275,6 +311,7 @@ def _info(study: Study) -> StudyInfo:
         modality=study.modality,
         num_slices=study.num_slices,
         num_views=max(1, len(study.volumes)),
+        volumes=[volume.sequence for volume in study.volumes],
         series=study.series,
         warnings=list(study.warnings),
         created=int(time.time()),

@@ -200,7 +200,7 @@ class Usage(Closed):
 
 
 class StudyInfo(Closed):
-    """What is known of an uploaded study."""
+    """What is known of an uploaded study; `volumes` has the MR sequence of each, empty names without one."""
 
     id: str
     object: Literal["study"] = "study"
@@ -208,6 +208,7 @@ class StudyInfo(Closed):
     modality: Modality
     num_slices: int
     num_views: int
+    volumes: list[str] = []
     series: str
     warnings: list[str]
     created: int

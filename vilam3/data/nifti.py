@@ -88,15 +88,24 @@ def read_volume(path: Path, *, limits: Limits, where: str, sequence: str = "") -
         raise DataError(f"{where}: not readable as NIfTI; {_CUT}") from error
 
 
-def write_volume(path: Path, volume: Volume, *, durable: bool = True) -> None:
+def write_volume(
+    path: Path, volume: Volume, *, display: tuple[float, float] | None = None, durable: bool = True
+) -> None:
     """Write a volume as `.nii` or `.nii.gz` in the axes it was stored in; whole numbers as int16, else float32.
+
+    Args:
+        path: Where to.
+        volume: Voxels and geometry; nothing else of a study comes into the file.
+        display: Intensities that viewers show as black and as white, for the header.
+        durable: Whether it must survive a power cut.
 
     Raises:
         ArtifactError: it cannot be written.
     """
     voxels = volume.voxels_XYZ
     whole = bool((voxels == np.rint(voxels)).all()) and voxels.min() >= -(2**15) and voxels.max() < 2**15
-    _write(path, voxels.astype(np.int16 if whole else np.float32), like=volume, durable=durable)
+    typed = voxels.astype(np.int16 if whole else np.float32)
+    _write(path, typed, like=volume, display=display, durable=durable)
 
 
 def write_label_map(
@@ -145,7 +154,13 @@ def read_label_map(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.float6
 
 
 def _write(
-    path: Path, voxels_XYZ: NDArray[Any], *, like: Volume, durable: bool, names: Mapping[int, str] | None = None
+    path: Path,
+    voxels_XYZ: NDArray[Any],
+    *,
+    like: Volume,
+    durable: bool,
+    names: Mapping[int, str] | None = None,
+    display: tuple[float, float] | None = None,
 ) -> None:
     voxels, affine = reorient(voxels_XYZ, like.affine_RAS, axes=like.stored_axes)
     image = nib.Nifti1Image(voxels, affine)
@@ -155,6 +170,8 @@ def _write(
     if names:
         labels = json.dumps({"labels": {str(label_id): name for label_id, name in sorted(names.items())}})
         image.header.extensions.append(nib.nifti1.Nifti1Extension(COMMENT, labels.encode()))
+    if display is not None:
+        image.header["cal_min"], image.header["cal_max"] = display
     with whole_file(path, durable=durable) as partial, partial.open("wb") as raw:
         if path.name.endswith(".gz"):
             # no name and no time in the gzip header: the same voxels give the same bytes

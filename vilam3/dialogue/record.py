@@ -29,6 +29,7 @@ def expert_call(outcome: Outcome, *, round_index: int | None = None, seconds: fl
         "mask_url": None,
         "segmentation_url": None,
         "colors": {},
+        "labels": {},
         "measurements": [],
         "scores": {},
         "provenance": None,
@@ -38,6 +39,7 @@ def expert_call(outcome: Outcome, *, round_index: int | None = None, seconds: fl
         record |= {
             "text": outcome.result.text,
             "colors": dict(outcome.result.colors),
+            "labels": {str(label_id): name for label_id, name in outcome.result.labels.items()},
             "measurements": [asdict(measurement) for measurement in outcome.result.measurements],
             "scores": dict(outcome.result.scores),
             "provenance": asdict(outcome.result.provenance),
