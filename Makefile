@@ -79,6 +79,10 @@ type: setup ## Check types
 bench: setup ## Measure and write bench/results/<area>.json (AREAS="load demo" for some only)
 	@$(BIN)/python -m bench $(AREAS)
 
+.PHONY: bench-serving
+bench-serving: setup ## Measure the engine, the orchestrator and the experts, and write bench/results/serving.json
+	@$(BIN)/python -m bench serving
+
 ##@ A cluster for tests
 
 CLUSTER = $(BIN)/python -m infra.cluster --provider $(PROVIDER)
