@@ -183,3 +183,7 @@ class Engine(Protocol):
     def stats(self) -> EngineStats:
         """What it does now, and has done."""
         ...
+
+    def close(self) -> None:
+        """End what is in flight and give back what it holds; it is of no use afterwards."""
+        ...
