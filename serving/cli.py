@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving import engine_options
 from vilam3.cli.main import Verbs
 from vilam3.errors import UserError
 
@@ -32,8 +33,8 @@ HIGHEST_PORT = 65535
 BUDGET = ("deadline_s", "expert_seconds", "experts_at_a_time", "per_tenant", "no_cache")
 # Which options each role takes, and which of them it needs.
 TAKES: Mapping[str, Sequence[str]] = {
-    "single": ("model", "experts", "work", *BUDGET),
-    "vlm": ("model", "studies", "work"),
+    "single": ("model", "experts", "work", *BUDGET, *engine_options.NAMES),
+    "vlm": ("model", "studies", "work", *engine_options.NAMES),
     "expert": ("expert", "experts", "studies", "work"),
     "orchestrator": (
         "vlm", "expert_url", "studies", "work", "warmup_s", "expert_timeout_s", *BUDGET
@@ -71,6 +72,7 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--drain-s", type=_seconds, default=0.0, metavar="S", help="after SIGTERM, go on taking calls")
     _add_parts(parser)
     _add_bounds(parser)
+    engine_options.add(parser)
     parser.set_defaults(run=run, parser=parser)
 
 
@@ -156,13 +158,19 @@ def _part(arguments: argparse.Namespace, place: "Place") -> "Part":
 
     match arguments.role:
         case "vlm":
-            return roles.language_model(arguments.model, place=place)
+            return roles.language_model(arguments.model, place=place, engine=engine_options.choice(arguments))
         case "expert":
             return roles.one_expert(arguments.expert, experts=arguments.experts, place=place)
         case "orchestrator":
             return _orchestrator(arguments, place)
         case _:
-            return roles.single(arguments.model, experts=arguments.experts, place=place, terms=_terms(arguments))
+            return roles.single(
+                arguments.model,
+                experts=arguments.experts,
+                place=place,
+                terms=_terms(arguments),
+                engine=engine_options.choice(arguments),
+            )
 
 
 def _orchestrator(arguments: argparse.Namespace, place: "Place") -> "Part":

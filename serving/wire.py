@@ -105,7 +105,6 @@ class Completing(Closed):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
     n: Literal[1] | None = None
-    stop: None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     logprobs: Literal[False] | None = None
@@ -157,6 +156,7 @@ class ChatRequest(Completing):
     """A chat completion request: one question of a dialogue."""
 
     model: str = MODEL_NAME
+    stop: None = None
     slice_index: Annotated[int, Field(ge=0)] | None = None
     scope: Literal["slice", "volume"] = "slice"
     modality: Modality | None = None

@@ -41,6 +41,8 @@ OTHERS: Mapping[str, Any] = {
     "storage.studies": "s3://other/place",
     "training.job.checkpoints": "s3://other/place",
     "training.job.stage": "stage3_instruct",
+    "vlm.engine": "vllm",
+    "vlm.engineOptions": {"enforce_eager": True},
     "vlm.model": "s3://other/place",
 }
 

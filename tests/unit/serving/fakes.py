@@ -92,6 +92,9 @@ class RuleEngine:
         """See `vilam3.dialogue.messages.Engine`."""
         return EngineStats()
 
+    def close(self) -> None:
+        """See `vilam3.dialogue.messages.Engine`."""
+
     def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:
         """See `vilam3.dialogue.messages.Engine`."""
         self.samplings.append(sampling)
