@@ -19,6 +19,9 @@ from bench.record import Figure, write
 from bench.scale.experiment import measure
 from infra.cluster import tools
 from tests.cluster import built, clusters
+from tests.cluster.autoscale import reaction
+from tests.cluster.autoscale.platform import VALUES as SCALED_VALUES
+from tests.cluster.autoscale.platform import ScalingPlatform
 from tests.cluster.kserve.load import PER_SECOND, asked_meanwhile
 from tests.cluster.kserve.platform import ROLES, TOOLS, UPGRADE, Platform
 from tests.cluster.kserve.trained import another, scan, trained
@@ -39,6 +42,7 @@ def run() -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="vilam3-bench-") as folder:
         figures += installation(Path(folder))
         figures += scale(Path(folder) / "scale")
+        figures += autoscale(Path(folder) / "autoscale")
     return write("cluster", figures, command=COMMAND)
 
 
@@ -87,6 +91,24 @@ def scale(folder: Path) -> list[Figure]:
     return [
         Figure(name="kwok_1000_nodes_scheduled_s", value=found.scheduled_s, unit="s"),
         Figure(name="apiserver_cpu_s_per_1000_pods", value=found.apiserver_cpu_s_per_1000_pods, unit="s"),
+    ]
+
+
+def autoscale(folder: Path) -> list[Figure]:
+    """Replicas of the language model under the chart's HPA: up under load, down after it."""
+    folder.mkdir()
+    weights, untaught = trained(folder / "trained"), another(folder / "another")
+    with clusters.own_cluster(folder, operators=["kserve", "metrics"]) as local:
+        clusters.load_images(local, roles=ROLES, tools=TOOLS, folder=folder)
+        platform = ScalingPlatform(kubeconfig=local.kubeconfig, values=SCALED_VALUES)
+        with platform.surrounded(weights, another=untaught):
+            platform.apply()
+            platform.await_ready()
+            found = reaction.measure(platform, scaler="hpa")
+    return [
+        Figure(name="autoscale_up_s", value=found.up_s, unit="s"),
+        Figure(name="autoscale_down_s", value=found.down_s, unit="s"),
+        Figure(name="autoscale_lost_requests", value=len(found.lost), unit="requests"),
     ]
 
 

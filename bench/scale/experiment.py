@@ -149,7 +149,6 @@ class Experiment:
         declared = time.monotonic()
         self._simulation.kubectl("taint", "nodes", *lost, OUT_OF_SERVICE)
         gang_s = self._replaced(victims, prefix=GANG_POD, since=declared)
-        self._mark("replaced")
         return lost, dict(Counter(map(_owner, victims))), {EXPERT_PODS: experts_s, GANG_POD: gang_s}
 
     def _chosen(self) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import clusters
-from tests.cluster.autoscale.platform import HERE, ScalingPlatform
+from tests.cluster.autoscale.platform import VALUES, ScalingPlatform
 from tests.cluster.kserve import platform as installation
 from tests.cluster.kserve.trained import another, trained
 
@@ -24,7 +24,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def platform(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScalingPlatform]:
     """The chart, installed; everything is ready."""
-    made = ScalingPlatform(kubeconfig=kubeconfig, values=HERE / "values.yaml")
+    made = ScalingPlatform(kubeconfig=kubeconfig, values=VALUES)
     weights = trained(tmp_path_factory.mktemp("trained"))
     with made.surrounded(weights, another=another(tmp_path_factory.mktemp("another") / "model")):
         made.apply()

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.chart import RELEASE
 from tests.cluster.kserve.platform import POLL_S, READY_S, Platform
 
-HERE = Path(__file__).parent
+VALUES = Path(__file__).with_name("values.yaml")
 SCALED = f"{RELEASE}-vlm"
 
 

@@ -95,8 +95,13 @@ class Platform:
             self._fill_store({"models/tiny": weights.model, "models/another": another, "experts": weights.experts})
             yield
         finally:
-            self.helm("uninstall", RELEASE, "--ignore-not-found")
-            self.kubectl("delete", "namespace", NAMESPACE, "--wait", "--timeout=900s")
+            self._leave()
+
+    def _leave(self) -> None:
+        """Uninstall and delete the namespace; its pods first, since their long grace would keep it for as long."""
+        self.helm("uninstall", RELEASE, "--ignore-not-found")
+        self.await_gone("pod")
+        self.kubectl("delete", "namespace", NAMESPACE, "--wait", "--timeout=900s")
 
     def _apply_surroundings(self) -> None:
         told = {

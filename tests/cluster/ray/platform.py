@@ -79,8 +79,7 @@ class TrainingPlatform(Platform):
             self._fill_store({})
             yield
         finally:
-            self.helm("uninstall", RELEASE, "--ignore-not-found")
-            self.kubectl("delete", "namespace", NAMESPACE, "--wait", "--timeout=900s")
+            self._leave()
 
     @cached_property
     def mlflow(self) -> str:
