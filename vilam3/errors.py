@@ -13,6 +13,7 @@
     ├── ArtifactError           an output that could not be written or read back whole
     ├── ClusterError            Kubernetes refused, is out of reach or did not get ready
     ├── TrackingError           MLflow
+    ├── Cancelled               the caller has gone: nobody reads the result, HTTP 499
     ├── PreemptedError          asked to end; the state is saved, run it again: exit 75
     └── EngineError             the model server or engine failed or is out of reach: HTTP 503
 
@@ -83,6 +84,12 @@ class ClusterError(VilaM3Error):
 
 class TrackingError(VilaM3Error):
     """The tracking store refused or is out of reach."""
+
+
+class Cancelled(VilaM3Error):  # noqa: N818 - the caller's decision, not a fault
+    """The caller has gone, and the work stops where it is."""
+
+    http_status = 499
 
 
 class PreemptedError(VilaM3Error):

@@ -1,6 +1,7 @@
 """BRATS: segments gliomas in brain MRI of four sequences with a MONAI bundle."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from vilam3.data.sample import Dialect, Modality
@@ -10,7 +11,8 @@ from vilam3.errors import ExpertError
 from vilam3.experts.bundle import Bundle
 from vilam3.experts.facts import ARGUMENTS, card
 from vilam3.experts.findings import Origin, brats_result
-from vilam3.experts.protocol import ExpertResult
+from vilam3.experts.protocol import ExpertResult, Point, Watch, refuse_points, unwatched
+from vilam3.experts.warmth import volumes_study
 
 NAME = "BRATS"
 FOLDER = "brats_mri_segmentation"
@@ -29,22 +31,33 @@ class Brats:
         self.bundle = bundle
         self._dialect = dialect
 
-    def run(self, study: Study, argument: str = "", *, slice_index: int | None = None) -> ExpertResult:
+    def run(
+        self,
+        study: Study,
+        argument: str = "",
+        *,
+        slice_index: int | None = None,
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
+    ) -> ExpertResult:
         """Segment the tumour and show one slice of the first sequence.
 
         Args:
             study: MRI with the four sequences in the order of `MR_SEQUENCES`.
             argument: Ignored, as published.
             slice_index: Axial slice; None is the middle one.
+            points: None are taken.
+            watch: Told how far it is.
 
         Raises:
             ExpertError: no MRI of four sequences.
             DataError: the slice is out of range.
         """
         del argument
+        refuse_points(points, name=NAME)
         started = time.perf_counter()
         _check(study)
-        ids_XYZ = self.bundle.segment(study.volumes)
+        ids_XYZ = self.bundle.segment(study.volumes, watch=watch)
         origin = Origin(
             expert=NAME,
             version=self.bundle.version,
@@ -52,6 +65,14 @@ class Brats:
             started=started,
         )
         return brats_result(study, ids_XYZ, origin=origin, dialect=self._dialect, slice_index=slice_index)
+
+    def warm_up(self) -> None:
+        """Load the network and run it once on a small study.
+
+        Raises:
+            CheckpointError: the weights cannot be used.
+        """
+        self.bundle.warm_up(volumes_study("MRI", sequences=MR_SEQUENCES).volumes)
 
 
 def create(root: Path, *, dialect: Dialect = "demo", device: str = "cpu") -> Brats:

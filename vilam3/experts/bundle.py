@@ -33,6 +33,7 @@ from vilam3.artifacts import sha256_file
 from vilam3.data.nifti import write_volume
 from vilam3.data.study import Volume
 from vilam3.errors import CheckpointError, NotFoundError, VilaM3Error
+from vilam3.experts.protocol import Watch, unwatched
 from vilam3.experts.scripts import BundleScripts
 
 CONFIG = "configs/inference.json"
@@ -112,12 +113,15 @@ class Bundle:
             self._digest = sha256_file(self.root / WEIGHTS)
         return self._digest
 
-    def segment(self, volumes: Sequence[Volume], *, label_prompt: Sequence[int] | None = None) -> Ids:
+    def segment(
+        self, volumes: Sequence[Volume], *, label_prompt: Sequence[int] | None = None, watch: Watch = unwatched
+    ) -> Ids:
         """Segment one image; calls from several threads take turns.
 
         Args:
             volumes: The channels, on one grid; given to the config as one file or as a list of files.
             label_prompt: Label ids to look for, for bundles that take prompts.
+            watch: Told how far it is, before and after the network.
 
         Returns:
             uint8 label ids on the grid of the volumes; 0 is background.
@@ -133,8 +137,16 @@ class Bundle:
             item: dict[str, Any] = {"image": files[0] if len(files) == 1 else files}
             if label_prompt is not None:
                 item["label_prompt"] = list(label_prompt)
+            watch(0.0)
             self._run(item, out)
-            return self._read_answer(out, like=volumes[0])
+            ids = self._read_answer(out, like=volumes[0])
+            watch(1.0)
+            return ids
+
+    def warm_up(self, volumes: Sequence[Volume], *, label_prompt: Sequence[int] | None = None) -> None:
+        """Load the weights, know their digest, and run once; see `segment`."""
+        assert self.weights_digest
+        self.segment(volumes, label_prompt=label_prompt)
 
     def _run(self, item: Mapping[str, Any], out: Path) -> None:
         try:

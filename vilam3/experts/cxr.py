@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from vilam3.errors import ExpertError, NotFoundError
 from vilam3.experts.cxr_ensemble import Ensemble, Plan, read_plan
 from vilam3.experts.facts import ARGUMENTS, card
 from vilam3.experts.findings import Origin, cxr_result
-from vilam3.experts.protocol import ExpertResult
+from vilam3.experts.protocol import ExpertResult, Point, Watch, refuse_points, unwatched
+from vilam3.experts.warmth import radiograph_study
 
 NAME = "CXR"
 FOLDER = "cxr"
@@ -36,19 +38,30 @@ class Cxr:
         self._lock = threading.Lock()
         self._loaded: tuple[Ensemble, str] | None = None
 
-    def run(self, study: Study, argument: str = "", *, slice_index: int | None = None) -> ExpertResult:
+    def run(
+        self,
+        study: Study,
+        argument: str = "",
+        *,
+        slice_index: int | None = None,
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
+    ) -> ExpertResult:
         """Score every label.
 
         Args:
             study: A chest radiograph.
             argument: Ignored, as published.
             slice_index: Ignored; a radiograph has one.
+            points: None are taken.
+            watch: Told how far it is.
 
         Raises:
             ExpertError: no radiograph.
             CheckpointError: the weights cannot be used.
         """
         del argument, slice_index
+        refuse_points(points, name=NAME)
         started = time.perf_counter()
         if study.modality != "CXR" or study.radiograph_HW is None:
             raise ExpertError(
@@ -57,9 +70,17 @@ class Cxr:
             )
         with self._lock:
             ensemble, digest = self._load()
-            scores = ensemble.score(radiograph_grey_HW(study.radiograph_HW))
+            scores = ensemble.score(radiograph_grey_HW(study.radiograph_HW), watch=watch)
         origin = Origin(expert=NAME, version=self.plan.version, weights_digest=digest, started=started)
         return cxr_result(study, scores, origin=origin, dialect=self._dialect, untrained=self.plan.untrained)
+
+    def warm_up(self) -> None:
+        """Load the network and run it once on a small study.
+
+        Raises:
+            CheckpointError: the weights cannot be used.
+        """
+        self.run(radiograph_study())
 
     def _load(self) -> tuple[Ensemble, str]:
         if self._loaded is None:

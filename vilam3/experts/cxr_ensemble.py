@@ -21,6 +21,7 @@ from vilam3.errors import CheckpointError
 from vilam3.experts.cxr_network import build_network
 from vilam3.experts.cxr_weights import read_state
 from vilam3.experts.facts import published_ensemble
+from vilam3.experts.protocol import Watch, unwatched
 
 PLAN = "ensemble.json"
 SPAN = 1024.0  # torchxrayvision maps grey to [-1024, 1024]
@@ -94,11 +95,15 @@ class Ensemble:
         self._device = device
         self._networks = {member.name: _load(folder, member, len(plan.labels)).to(device) for member in plan.members}
 
-    def score(self, grey_HW: NDArray[np.uint8]) -> dict[str, float]:
-        """Probability of each label, in the plan's order of labels."""
+    def score(self, grey_HW: NDArray[np.uint8], *, watch: Watch = unwatched) -> dict[str, float]:
+        """Probability of each label, in the plan's order of labels; `watch` is told after each network."""
+        outputs: dict[str, list[float]] = {}
         with torch.inference_mode():
             pixels_NCHW = prepare(grey_HW).to(self._device)
-            outputs = {member.name: self._output(member, pixels_NCHW) for member in self.plan.members}
+            for done, member in enumerate(self.plan.members):
+                watch(done / len(self.plan.members))
+                outputs[member.name] = self._output(member, pixels_NCHW)
+        watch(1.0)
         return {label: self._mean(label, index, outputs) for index, label in enumerate(self.plan.labels)}
 
     def _output(self, member: Member, pixels_NCHW: torch.Tensor) -> list[float]:

@@ -1,6 +1,6 @@
 """What an expert is and what it gives back; imports no network library."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
+from vilam3.errors import ExpertError
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -87,6 +88,47 @@ class ExpertCall:
     argument: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A place in the patient that is, or is not, part of what is sought.
+
+    Attributes:
+        xyz_mm: In the study's world, RAS axes, as its affine maps voxels to.
+        label: Name of the structure, as the expert's label map names it.
+        positive: False says that the structure is not here.
+    """
+
+    xyz_mm: tuple[float, float, float]
+    label: str
+    positive: bool = True
+
+
+class Watch(Protocol):
+    """Told how far an expert is; the expert calls it at least once a second, between two steps of its work."""
+
+    def __call__(self, fraction: float, /) -> None:
+        """Take note that this much is done, 0 to 1.
+
+        Raises:
+            Cancelled: the caller has gone; the expert lets it pass and leaves nothing behind.
+        """
+        ...
+
+
+def unwatched(fraction: float, /) -> None:
+    """Nobody watches, and nobody leaves."""
+
+
+def refuse_points(points: Sequence[Point], *, name: str) -> None:
+    """Say that an expert has no use for points.
+
+    Raises:
+        ExpertError: some are given.
+    """
+    if points:
+        raise ExpertError(f"{name} takes no points, but {len(points)} are given; ask it without them.")
+
+
 class Expert(Protocol):
     """One expert model.
 
@@ -102,10 +144,34 @@ class Expert(Protocol):
     card: str
     arguments: tuple[str, ...]
 
-    def run(self, study: Study, argument: str = "", *, slice_index: int | None = None) -> ExpertResult:
+    def run(
+        self,
+        study: Study,
+        argument: str = "",
+        *,
+        slice_index: int | None = None,
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
+    ) -> ExpertResult:
         """Look at the study.
+
+        Args:
+            study: What is asked about.
+            argument: One of `arguments`; empty is the expert's default.
+            slice_index: Axial slice of a volume; None is the middle one.
+            points: Places that say what is sought; an expert that takes none refuses them.
+            watch: Told how far the work is, and ends it when the caller has gone.
 
         Raises:
             ExpertError: wrong modality, unknown argument, or a study the expert cannot read.
+            Cancelled: by `watch`.
+        """
+        ...
+
+    def warm_up(self) -> None:
+        """Load what is loaded once and run on something small, so that the first caller waits for neither.
+
+        Raises:
+            CheckpointError: the weights cannot be used.
         """
         ...

@@ -7,7 +7,7 @@ be cheap, because it is called for every expert when a registry opens: weights b
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
@@ -15,8 +15,8 @@ from typing import Any
 
 from vilam3.data.sample import Dialect
 from vilam3.data.study import Study
-from vilam3.errors import ExpertError, NotFoundError, VilaM3Error
-from vilam3.experts.protocol import Expert, ExpertCall, ExpertResult
+from vilam3.errors import Cancelled, ExpertError, NotFoundError, VilaM3Error
+from vilam3.experts.protocol import Expert, ExpertCall, ExpertResult, Point, Watch, unwatched
 from vilam3.experts.roster import Roster
 from vilam3.experts.trigger import Grammar
 
@@ -97,25 +97,58 @@ class Registry:
         study: Study,
         *,
         slice_index: int | None = None,
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
         cancelled: threading.Event | None = None,
     ) -> ExpertResult:
-        """Run one expert on a study; what has begun is not stopped, what is `cancelled` before does not begin.
+        """Run one expert on a study.
+
+        Args:
+            call: Which one, and its argument.
+            study: What is asked about.
+            slice_index: Axial slice of a volume; None is the middle one.
+            points: Places that say what is sought, for experts that take them.
+            watch: Told how far it is; may end it.
+            cancelled: Set when nobody waits any more; ends it like `watch`.
 
         Raises:
+            Cancelled: the caller has gone.
             ExpertError: no such expert, or it cannot serve this call.
             CheckpointError: its weights cannot be used.
             DataError: the slice is out of range.
         """
-        if cancelled is not None and cancelled.is_set():
-            raise ExpertError(f"expert {call.expert}: nobody waits for it any more.")
+        watching = watch if cancelled is None else until(cancelled, watch)
+        watching(0.0)
         if call.expert not in self._experts:
             available = ", ".join(self.names) or "none"
             raise ExpertError(f"the expert {call.expert} is not available here; available are {available}.")
-        return self._experts[call.expert].run(study, call.argument, slice_index=slice_index)
+        return self._experts[call.expert].run(
+            study, call.argument, slice_index=slice_index, points=points, watch=watching
+        )
+
+    def warm_up(self) -> None:
+        """Let every expert load and run once, so that the first caller waits for neither.
+
+        Raises:
+            CheckpointError: the weights of one cannot be used.
+        """
+        for expert in self._experts.values():
+            expert.warm_up()
 
     def describe(self) -> list[dict[str, Any]]:
         """One entry for each expert for people and programs: name, modality, arguments, version, intended use."""
         return [_describe(self._experts[name]) for name in self.names]
+
+
+def until(cancelled: threading.Event, watch: Watch = unwatched) -> Watch:
+    """A watch that ends the work once `cancelled` is set, and else tells `watch`."""
+
+    def watching(fraction: float, /) -> None:
+        if cancelled.is_set():
+            raise Cancelled("the caller has gone; nobody waits for this any more")
+        watch(fraction)
+
+    return watching
 
 
 def _open(point: EntryPoint, root: Path, *, dialect: Dialect, device: str) -> Expert:

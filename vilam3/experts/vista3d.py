@@ -1,7 +1,7 @@
 """VISTA3D: segments organs and tumours in CT with a MONAI bundle that takes label prompts."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from vilam3.data.sample import Dialect, Modality
@@ -10,8 +10,9 @@ from vilam3.errors import ExpertError
 from vilam3.experts.bundle import Bundle
 from vilam3.experts.facts import ARGUMENTS, GROUPS, card
 from vilam3.experts.findings import Origin, vista3d_result
-from vilam3.experts.protocol import ExpertResult
+from vilam3.experts.protocol import ExpertResult, Point, Watch, refuse_points, unwatched
 from vilam3.experts.trigger import DEFAULT_ARGUMENT
+from vilam3.experts.warmth import volumes_study
 
 NAME = "VISTA3D"
 FOLDER = "vista3d"
@@ -31,18 +32,29 @@ class Vista3d:
         self.bundle = bundle
         self.labels = _labels_of(bundle.metadata)
 
-    def run(self, study: Study, argument: str = "", *, slice_index: int | None = None) -> ExpertResult:
+    def run(
+        self,
+        study: Study,
+        argument: str = "",
+        *,
+        slice_index: int | None = None,
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
+    ) -> ExpertResult:
         """Segment a group of labels and show one slice.
 
         Args:
             study: CT.
             argument: A label group; empty means everything.
             slice_index: Axial slice; None is the middle one.
+            points: None are taken.
+            watch: Told how far it is.
 
         Raises:
             ExpertError: no CT, an unknown group, or one the bundle knows nothing of.
             DataError: the slice is out of range.
         """
+        refuse_points(points, name=NAME)
         started = time.perf_counter()
         group = argument or DEFAULT_ARGUMENT
         prompt = self._prompt(group)
@@ -51,7 +63,7 @@ class Vista3d:
                 f"{NAME} reads one CT volume, but this study is {study.modality} with {len(study.volumes)} volumes; "
                 f"name its modality if that is wrong, or ask another expert."
             )
-        ids_XYZ = self.bundle.segment(study.volumes, label_prompt=prompt)
+        ids_XYZ = self.bundle.segment(study.volumes, label_prompt=prompt, watch=watch)
         origin = Origin(
             expert=NAME,
             version=self.bundle.version,
@@ -60,6 +72,14 @@ class Vista3d:
             started=started,
         )
         return vista3d_result(study, ids_XYZ, origin=origin, slice_index=slice_index)
+
+    def warm_up(self) -> None:
+        """Load the network and run it once on a small study.
+
+        Raises:
+            CheckpointError: the weights cannot be used.
+        """
+        self.bundle.warm_up(volumes_study("CT").volumes, label_prompt=[min(self.labels)])
 
     def _prompt(self, group: str) -> list[int] | None:
         if group not in GROUPS:

@@ -1,6 +1,8 @@
 """Experts that other packages add."""
 
 import json
+import threading
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,11 @@ import pytest
 
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
-from vilam3.errors import ExpertError, NotFoundError
+from vilam3.errors import Cancelled, ExpertError, NotFoundError
 from vilam3.experts import registry
 from vilam3.experts.facts import CARDS, cards
 from vilam3.experts.findings import Origin
-from vilam3.experts.protocol import ExpertCall, ExpertResult
+from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Watch, refuse_points, unwatched
 from vilam3.experts.registry import Registry
 
 
@@ -25,10 +27,23 @@ class Echo:
     card = "<ECHO(args)> Modality: US, Valid args are: 'left', or 'right'"
     arguments = ("left", "right")
 
-    def run(self, study: Study, argument: str = "", *, slice_index: int | None = None) -> ExpertResult:
+    def run(
+        self,
+        study: Study,
+        argument: str = "",
+        *,
+        slice_index: int | None = None,
+        points: Sequence[Point] = (),
+        watch: Watch = unwatched,
+    ) -> ExpertResult:
         """Say the argument."""
+        del points
+        watch(0.5)
         origin = Origin(expert=self.name, version="1", weights_digest="", argument=argument)
         return ExpertResult(text=argument, provenance=origin.provenance(study, slice_index=slice_index))
+
+    def warm_up(self) -> None:
+        """Nothing to load."""
 
 
 def create(root: Path, *, dialect: str, device: str) -> Echo:
@@ -88,3 +103,21 @@ def test_without_experts_there_is_nothing_to_show_or_trigger() -> None:
     nobody: Any = Registry([])
     assert nobody.cards() == ""
     assert nobody.grammar().parse("yes") == ()
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_expert_is_watched_and_stopped_by_its_caller(tmp_path: Path) -> None:
+    (tmp_path / "echo").touch()
+    experts, study, call = Registry.load(tmp_path), Study(digest="d", modality="US"), ExpertCall(expert="ECHO")
+    told: list[float] = []
+    experts.run(call, study, watch=told.append)
+    assert told == [0.0, 0.5]
+    left = threading.Event()
+    left.set()
+    with pytest.raises(Cancelled, match="the caller has gone"):
+        experts.run(call, study, cancelled=left)
+
+
+def test_an_expert_without_a_use_for_points_says_so() -> None:
+    with pytest.raises(ExpertError, match="CXR takes no points, but 1 are given"):
+        refuse_points([Point(xyz_mm=(0, 0, 0), label="heart")], name="CXR")
