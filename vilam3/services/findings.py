@@ -7,8 +7,20 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from vilam3.data.sample import Dialect, Modality
-from vilam3.experts.protocol import ExpertResult, Measurement, Provenance
+from vilam3.experts.protocol import ExpertResult, Measurement, Point, Provenance
 from vilam3.services.pictures import from_data_url, to_data_url
+
+MOST_POINTS = 64
+
+
+class Placed(BaseModel):
+    """A point, see `vilam3.experts.protocol.Point`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    xyz_mm: tuple[float, float, float]
+    label: Annotated[str, Field(min_length=1, max_length=100)]
+    positive: bool = True
 
 
 class Consultation(BaseModel):
@@ -21,6 +33,7 @@ class Consultation(BaseModel):
         slice_index: Axial slice; None is the middle one.
         modality: What the study is to be read as, where the caller knows better than the file did.
         dialect: Wording that the language model was trained in.
+        points: Places that say what is sought, for experts that take them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +44,11 @@ class Consultation(BaseModel):
     slice_index: Annotated[int, Field(ge=0)] | None = None
     modality: Modality | None = None
     dialect: Dialect = "demo"
+    points: Annotated[tuple[Placed, ...], Field(max_length=MOST_POINTS)] = ()
+
+    def placed(self) -> tuple[Point, ...]:
+        """The points as experts take them."""
+        return tuple(Point(**dict(point)) for point in self.points)
 
 
 class Measured(BaseModel):
