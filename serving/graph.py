@@ -34,7 +34,7 @@ from vilam3.dialogue.messages import Generation
 from vilam3.dialogue.record import UNREADABLE, expert_call, notes
 from vilam3.dialogue.replay import replay
 from vilam3.errors import DataError, ExpertError, NotFoundError
-from vilam3.experts.protocol import ExpertCall, ExpertResult
+from vilam3.experts.protocol import ExpertCall, ExpertResult, Watch
 from vilam3.experts.roster import Roster
 from vilam3.graph import PASSING_PATH, STEP_PATH
 from vilam3.services.findings import Consultation
@@ -144,12 +144,12 @@ class ExpertStep:
             state = state.answered(told)
         return state.model_dump(mode="json")
 
-    def _run(self, state: State, call: Call) -> Told:
+    def _run(self, state: State, call: Call, watch: Watch) -> Told:
         began = time.monotonic()
         found: list[Any] = []
 
         def ask(_: ExpertCall) -> ExpertResult:
-            found.append(self.service.run(_consultation(state, call)))
+            found.append(self.service.run(_consultation(state, call), watch=watch))
             result: ExpertResult = found[0].result()
             return result
 

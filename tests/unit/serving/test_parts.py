@@ -86,7 +86,7 @@ def test_a_caller_who_leaves_the_queue_of_an_expert_gives_the_place_back(tmp_pat
 
     @app.post("/work")
     async def work(_: dict[str, str]) -> None:
-        await service.begin(release.wait).outcome(gone=gone())
+        await service.begin(lambda _: release.wait()).outcome(gone=gone())
 
     with live(app) as url, httpx.Client(trust_env=False, timeout=0.5) as client:
         running = service.calls.submit(release.wait)
