@@ -125,6 +125,9 @@ class ExpertService:
         except VilaM3Error as error:
             self.lacking = f"the expert cannot be used: {error}"
             log.error("warm-up failed: %s", error)  # noqa: TRY400 - it tells of weights, and says what to do
+        except Exception as error:  # an expert is foreign code; that it never becomes ready must not go unsaid
+            self.lacking = f"the expert cannot be used: it failed unexpectedly ({type(error).__name__})"
+            log.exception("warm-up failed")
         else:
             self.lacking = ""
 
@@ -172,7 +175,7 @@ class ExpertService:
             raise DataError("study: the one of this reference is not the one that is meant; upload it again")
         call = ExpertCall(expert=self.name, argument=asked.argument)
         result = self.registry(asked.dialect).run(
-            call, study, slice_index=asked.slice_index, points=asked.placed(), watch=watch
+            call, study, slice_index=asked.slice_index, points=asked.points, watch=watch
         )
         mask = None
         if result.mask is not None and study.volumes:

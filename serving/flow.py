@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -58,7 +58,7 @@ class Flow(Generic[EventT, ResultT]):
         self.cancelled.set()
         self._work.cancel()
 
-    async def events(self, *, gone: Gone) -> AsyncIterator[EventT | None]:
+    async def events(self, *, gone: Gone) -> AsyncGenerator[EventT | None]:
         """Events as they come, and None now and then while there are none. Leaving early cancels the work.
 
         Args:

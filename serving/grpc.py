@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
+from fastapi.exceptions import RequestValidationError
 from grpc import aio
 from grpc_interceptor import AsyncExceptionToStatusInterceptor
 
-from serving.framework import InferenceServicer, add_servicer
+from serving.framework import InferenceServicer, InvalidInput, ModelNotFound, ModelNotReady, add_servicer
 from vilam3.errors import VilaM3Error
 
 MAX_MESSAGE_BYTES = 64 << 20
@@ -25,6 +26,16 @@ STATUS: Mapping[int, grpc.StatusCode] = {
     499: grpc.StatusCode.CANCELLED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
+
+KSERVE: tuple[tuple[tuple[type[Exception], ...], grpc.StatusCode, str], ...] = (
+    ((ModelNotFound,), grpc.StatusCode.NOT_FOUND, "no model of that name is served here"),
+    ((ModelNotReady,), grpc.StatusCode.UNAVAILABLE, "the model is loading; try again"),
+    (
+        (InvalidInput, RequestValidationError),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "the request's tensors are not as the model's metadata says",
+    ),
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +54,9 @@ class _Statuses(AsyncExceptionToStatusInterceptor):  # type: ignore[misc]  # it 
         del request_or_iterator
         if isinstance(ex, VilaM3Error):
             await context.abort(STATUS.get(ex.http_status, grpc.StatusCode.INTERNAL), str(ex))
-        if hasattr(ex, "errors"):  # a body that is not as it should be
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request's tensors are not as they should be")
+        for kinds, status, sentence in KSERVE:
+            if isinstance(ex, kinds):
+                await context.abort(status, sentence)
         log.error("grpc call failed: %s in %s", type(ex).__name__, method_name)
         await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says where; try again")
 

@@ -7,6 +7,7 @@ address answers. Closing the connection stops the expert between two steps of it
 import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -78,12 +79,13 @@ def _answered(service: ExpertService, instances: list[Consultation], watch: Watc
 
 async def _lines(flow: Flow[float, list[Finding]], has_gone: Gone) -> AsyncIterator[str]:
     silent = 0
-    async for fraction in flow.events(gone=has_gone):
-        silent = silent + 1 if fraction is None else 0
-        if fraction is not None:
-            yield _event("progress", {"fraction": round(fraction, 4)})
-        elif silent % SILENT_TURNS == 0:
-            yield ": still at work\n\n"
+    async with aclosing(flow.events(gone=has_gone)) as fractions:
+        async for fraction in fractions:
+            silent = silent + 1 if fraction is None else 0
+            if fraction is not None:
+                yield _event("progress", {"fraction": round(fraction, 4)})
+            elif silent % SILENT_TURNS == 0:
+                yield ": still at work\n\n"
     try:
         findings = flow.result()
     except VilaM3Error as error:

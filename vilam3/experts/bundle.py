@@ -180,21 +180,30 @@ class Bundle:
 
     def _streamed(self, volume: Volume, label_prompt: Sequence[int] | None, watch: Watch) -> Ids | None:
         """The answer window by window, or None where the config says what is not understood."""
-        from vilam3.experts.streamed import NotStreamableError, Plan  # noqa: PLC0415 - seconds to import
+        from vilam3.experts.streamed import NotStreamableError  # noqa: PLC0415 - seconds to import
 
         if self._whole_because:
             return None
         try:
-            if self._plan is None:
-                network = self.network()
-                with self._scripts.importable():
-                    self._plan = Plan.of(self._parser({"network": network}), network, device=self.device)
+            self._plan = self._plan or self._planned()
             return self._guarded(lambda: self._plan.segment(volume, label_prompt=label_prompt, watch=watch))
         except NotStreamableError as error:
             if self._plan is None:
                 self._whole_because = str(error)
                 log.info("bundle runs in its own way", extra={"bundle": self.root.name, "because": str(error)})
             return None
+
+    def _planned(self) -> Any:  # noqa: ANN401 - its module is imported late
+        from vilam3.experts.streamed import NotStreamableError, Plan  # noqa: PLC0415 - seconds to import
+
+        network = self.network()
+        try:
+            with self._scripts.importable():
+                return Plan.of(self._parser({"network": network}), network, device=self.device)
+        except NotStreamableError:
+            raise
+        except Exception as error:  # what is wrong with the config is said where it is run in its own way
+            raise NotStreamableError(f"{type(error).__name__} while it was read") from error
 
     def _in_its_own_way(self, volumes: Sequence[Volume], prompts: Mapping[str, Any], watch: Watch) -> Ids:
         """The answer by the config's own evaluator, which reads and writes files."""

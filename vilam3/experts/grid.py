@@ -1,11 +1,11 @@
 """A network's own grid over a volume, read piece by piece, so that a resampled copy of the whole never exists.
 
-Sizes, offsets and the way back are MONAI's: its `Spacing` is asked with a line of voxels along each axis, which is all
-that it depends on while the two grids have parallel axes.
+Sizes, offsets and the way back are MONAI's own; along each axis they are those of a line of voxels, while the two grids
+have parallel axes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from vilam3.data.study import FloatArray, Volume
 Box = tuple[slice, slice, slice]
 Ids = NDArray[np.uint8]
 PARALLEL = 1e-6  # in voxels per voxel
-EXACT = 1e-9  # a coordinate this close to a voxel's is the voxel's
+SAME = 1e-3  # MONAI leaves a grid alone that differs by less
 PLANES = 16  # read or written at a time
 
 
@@ -46,14 +46,14 @@ class NetworkGrid:
             spacing: The transform, bilinear; None leaves the volume's own grid.
         """
         shape = volume.voxels_XYZ.shape
-        if spacing is None:
-            lines = [(np.arange(size, dtype=np.float64), np.arange(size)) for size in shape]
-        else:
-            spaced = [_line(axis, size, volume.affine_RAS, spacing) for axis, size in enumerate(shape)]
-            lines = [line for line in spaced if line is not None]
-        if len(lines) != len(shape):
+        whole = np.arange(max(shape))
+        sizes, step = (shape, np.eye(4)) if spacing is None else _resampled(volume, spacing)
+        if np.abs(step[:3, :3] - np.diag(np.diag(step[:3, :3]))).max() > PARALLEL:
             return None
-        x, y, z = lines
+        if tuple(sizes) == shape and np.allclose(step, np.eye(4), atol=SAME):
+            x, y, z = ((whole[:size].astype(np.float64), whole[:size]) for size in shape)
+        else:
+            x, y, z = (_line(old, new, step[axis, axis], step[axis, 3]) for axis, (old, new) in _pairs(shape, sizes))
         return cls(
             coordinates=(x[0], y[0], z[0]),
             nearest=(x[1], y[1], z[1]),
@@ -120,30 +120,39 @@ class NetworkGrid:
         return ids
 
 
-def _line(
-    axis: int,
-    size: int,
-    affine_RAS: FloatArray,
-    spacing: Any,  # noqa: ANN401 - likewise
-) -> tuple[FloatArray, NDArray[np.intp]] | None:
-    """Coordinates of the new grid along one axis, and the way back; None where the axes are not parallel."""
+def _resampled(volume: Volume, spacing: Any) -> tuple[Sequence[int], FloatArray]:  # noqa: ANN401 - likewise
+    """Size of the new grid, and the map from its indices to those of the volume.
+
+    The affine is rounded as a NIfTI file rounds it, since a bundle in its own way reads one: where axes are oblique,
+    MONAI lays the new grid corner on corner or centre on centre by a comparison that this rounding decides.
+    """
     import torch  # noqa: PLC0415 - seconds to import
     from monai.data import MetaTensor  # noqa: PLC0415 - likewise
 
-    shape = [1, 1, 1, 1]
-    shape[axis + 1] = size
-    resampled: Any = spacing(MetaTensor(torch.zeros(shape), affine=torch.as_tensor(affine_RAS)))
-    step = np.linalg.solve(affine_RAS, np.asarray(resampled.affine, dtype=np.float64))
-    if np.abs(step[:3, :3] - np.diag(np.diag(step[:3, :3]))).max() > PARALLEL:
-        return None
-    count = resampled.shape[axis + 1]
-    places = np.clip(np.arange(count) * step[axis, axis] + step[axis, 3], 0, size - 1)
-    whole = np.rint(places)
-    numbered = resampled.clone()
-    numbered[:] = torch.arange(count, dtype=torch.float32).reshape([-1 if n == axis + 1 else 1 for n in range(4)])
-    numbered.applied_operations[-1]["extra_info"]["mode"] = "nearest"
-    back = spacing.inverse(numbered)
-    return np.where(np.abs(places - whole) < EXACT, whole, places), np.rint(np.asarray(back).ravel()).astype(np.intp)
+    affine = np.asarray(volume.affine_RAS, dtype=np.float32).astype(np.float64)
+    nothing = torch.zeros(1).expand(1, *volume.voxels_XYZ.shape)  # no memory behind it: nothing is resampled
+    planned: Any = spacing(MetaTensor(nothing, affine=torch.as_tensor(affine)), lazy=True)
+    sizes = [int(size) for size in planned.peek_pending_shape()]
+    return sizes, np.linalg.solve(affine, np.asarray(planned.peek_pending_affine(), dtype=np.float64))
+
+
+def _line(old: int, new: int, scale: float, offset: float) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Along one axis: where the new grid's indices lie in the old one, and the way back as MONAI takes it."""
+    import torch  # noqa: PLC0415 - seconds to import
+    from monai.data import MetaTensor  # noqa: PLC0415 - likewise
+    from monai.transforms import SpatialResample  # noqa: PLC0415 - likewise
+
+    places = np.clip(np.arange(new) * scale + offset, 0, old - 1)
+    forth = np.diag([scale, 1.0, 1.0, 1.0])
+    forth[0, 3] = offset
+    numbers = MetaTensor(torch.arange(new, dtype=torch.float32).reshape(1, new, 1, 1), affine=torch.as_tensor(forth))
+    resample = SpatialResample(mode="nearest", padding_mode="border", align_corners=False, dtype=np.float64)
+    back: Any = resample(numbers, dst_affine=torch.eye(4, dtype=torch.float64), spatial_size=(old, 1, 1))
+    return places, np.rint(np.asarray(back).ravel()).astype(np.intp)
+
+
+def _pairs(shape: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, tuple[int, int]]]:
+    yield from enumerate(zip(shape, sizes, strict=True))
 
 
 def _range(places: FloatArray) -> slice:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.apps.vista3d.transforms import VistaPostTransformd, VistaPreTransformd
+from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer, sliding_window_inference
 from monai.transforms import (
     CastToTyped,
@@ -160,6 +161,7 @@ class Plan:
         values: Any = torch.from_numpy(grid.read(voxels_XYZ, box))[None]
         for change in self.intensities:
             values = change(values)
+        values = values.as_tensor() if isinstance(values, MetaTensor) else values
         return torch.as_tensor(values).to(self.device, dtype=torch.float32)
 
     def _prompt(self, label_prompt: Sequence[int] | None) -> list[int] | None:

@@ -39,7 +39,7 @@ def _num_windows(inferer: Any, shape: Any) -> int:  # noqa: ANN401 - MONAI ships
     """About how many forward passes there will be; one where the inferer does not cut."""
     window, overlap = getattr(inferer, "roi_size", None), getattr(inferer, "overlap", 0.25)
     batch = getattr(inferer, "sw_batch_size", 1)
-    if window is None or not isinstance(overlap, float | int):
+    if window is None or not all(window) or min(window) < 1 or not isinstance(overlap, float | int):
         return 1
     per_axis = [
         1 + max(0, math.ceil((size - cut) / max(1, int(cut * (1 - overlap)))))

@@ -13,16 +13,6 @@ from vilam3.services.pictures import from_data_url, to_data_url
 MOST_POINTS = 64
 
 
-class Placed(BaseModel):
-    """A point, see `vilam3.experts.protocol.Point`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    xyz_mm: tuple[float, float, float]
-    label: Annotated[str, Field(min_length=1, max_length=100)]
-    positive: bool = True
-
-
 class Consultation(BaseModel):
     """What an expert's service is asked.
 
@@ -31,9 +21,9 @@ class Consultation(BaseModel):
         study_digest: Of the content that is meant; a service that finds another refuses.
         argument: As in a trigger.
         slice_index: Axial slice; None is the middle one.
+        points: Places that say what is sought, for experts that take them.
         modality: What the study is to be read as, where the caller knows better than the file did.
         dialect: Wording that the language model was trained in.
-        points: Places that say what is sought, for experts that take them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,13 +32,9 @@ class Consultation(BaseModel):
     study_digest: str = ""
     argument: Annotated[str, Field(max_length=200)] = ""
     slice_index: Annotated[int, Field(ge=0)] | None = None
+    points: Annotated[tuple[Point, ...], Field(max_length=MOST_POINTS)] = ()
     modality: Modality | None = None
     dialect: Dialect = "demo"
-    points: Annotated[tuple[Placed, ...], Field(max_length=MOST_POINTS)] = ()
-
-    def placed(self) -> tuple[Point, ...]:
-        """The points as experts take them."""
-        return tuple(Point(**dict(point)) for point in self.points)
 
 
 class Measured(BaseModel):

@@ -14,7 +14,16 @@ from vilam3.data.study import Study
 from vilam3.dialogue.messages import Generation, Message, Sampling
 from vilam3.errors import ExpertError
 from vilam3.experts.facts import CARDS as PUBLISHED_CARDS
-from vilam3.experts.protocol import ExpertCall, ExpertResult, LabelMap, Measurement, Provenance
+from vilam3.experts.protocol import (
+    ExpertCall,
+    ExpertResult,
+    LabelMap,
+    Measurement,
+    Point,
+    Provenance,
+    Watch,
+    unwatched,
+)
 from vilam3.experts.trigger import Grammar
 
 log = logging.getLogger(__name__)
@@ -99,9 +108,12 @@ class SlowExperts:
         study: Study,
         *,
         slice_index: int | None = None,
+        points: Sequence[Point] = (),  # noqa: ARG002 - of the protocol
+        watch: Watch = unwatched,
         cancelled: threading.Event | None = None,  # noqa: ARG002 - of the protocol; what has begun goes on
     ) -> ExpertResult:
         """See `vilam3.consultant.Experts`."""
+        watch(0.0)
         self.calls.append(call)
         log.info("expert begins", extra={"expert": call.expert})
         self._take_time()
@@ -123,6 +135,9 @@ class SlowExperts:
             measurements=(Measurement(label="hepatic tumor", quantity="volume", value=1.5, unit="ml"),),
             provenance=provenance(call, study, slice_index),
         )
+
+    def warm_up(self) -> None:
+        """Nothing to load."""
 
     def _take_time(self) -> None:
         end = time.monotonic() + self.seconds
