@@ -68,6 +68,7 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--models", type=Path, metavar="DIR", help="of --mode: holds model/ and experts/")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=8080, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--grpc-port", type=_port, metavar="PORT", help="KServe's V2 protocol over gRPC (none)")
     parser.add_argument("--without-keys", action="store_true", help="listen beyond loopback though there are no keys")
     parser.add_argument("--drain-s", type=_seconds, default=0.0, metavar="S", help="after SIGTERM, go on taking calls")
     _add_parts(parser)
@@ -79,7 +80,7 @@ def register(verbs: Verbs) -> None:
 def _add_parts(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what it is made of")
     group.add_argument("--model", metavar="DIR", help="checkpoint directory or models:/name@alias")
-    group.add_argument("--experts", type=Path, metavar="DIR", help="directory of the expert bundles")
+    group.add_argument("--experts", metavar="DIR", help="directory of the expert bundles, or s3:// or models:/ of it")
     group.add_argument("--expert", metavar="NAME", help="the one expert of --role expert, such as VISTA3D")
     group.add_argument("--vlm", metavar="URL", help="the language model's service")
     group.add_argument("--expert-url", action="append", metavar="NAME=URL", help="an expert's service; repeat it")
@@ -122,7 +123,9 @@ def run(arguments: argparse.Namespace) -> int:
         from serving.roles import Place  # noqa: PLC0415 - likewise
         from serving.server import Listening, serve  # noqa: PLC0415 - likewise
         from vilam3.shelf import STUDIES_VARIABLE  # noqa: PLC0415 - likewise
-    listening = Listening(host=arguments.host, port=arguments.port, drain_s=arguments.drain_s)
+    listening = Listening(
+        host=arguments.host, port=arguments.port, drain_s=arguments.drain_s, grpc_port=arguments.grpc_port
+    )
     uri = arguments.studies or os.environ.get(STUDIES_VARIABLE, "")
     with _work(arguments.work) as work:
         place = Place(work=work, studies_uri=uri, tenants=tenants)
@@ -160,17 +163,23 @@ def _part(arguments: argparse.Namespace, place: "Place") -> "Part":
         case "vlm":
             return roles.language_model(arguments.model, place=place, engine=engine_options.choice(arguments))
         case "expert":
-            return roles.one_expert(arguments.expert, experts=arguments.experts, place=place)
+            return roles.one_expert(arguments.expert, experts=_experts(arguments, place), place=place)
         case "orchestrator":
             return _orchestrator(arguments, place)
         case _:
             return roles.single(
                 arguments.model,
-                experts=arguments.experts,
+                experts=_experts(arguments, place) if arguments.experts else None,
                 place=place,
                 terms=_terms(arguments),
                 engine=engine_options.choice(arguments),
             )
+
+
+def _experts(arguments: argparse.Namespace, place: "Place") -> Path:
+    from vilam3.weights import experts_at  # noqa: PLC0415 - loaded by now
+
+    return experts_at(arguments.experts, place.work)
 
 
 def _orchestrator(arguments: argparse.Namespace, place: "Place") -> "Part":

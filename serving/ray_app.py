@@ -100,7 +100,7 @@ class Expert:
     """One expert."""
 
     def __init__(self, name: str, experts: str, studies: str) -> None:
-        """Open it; weights are read at the first question."""
+        """Open it, load its weights and let it run once; the replica is ready after that."""
         from vilam3.experts.registry import Registry  # noqa: PLC0415 - torch and MONAI take seconds to import
 
         log.setup()
@@ -110,11 +110,13 @@ class Expert:
             shelf=Shelf(open_store(studies)),
             tenants=Tenants(),
         )
+        self._service.registry().warm_up()
 
-    def consult(self, asked: dict[str, Any]) -> dict[str, Any]:
+    async def consult(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Answer one question; a refusal is told, since Ray would wrap it in a trace."""
         try:
-            return self._service.run(Consultation.model_validate(asked)).model_dump(mode="json")
+            finding = await self._service.consult(Consultation.model_validate(asked))
+            return finding.model_dump(mode="json")
         except VilaM3Error as error:
             return {"error": str(error)}
 

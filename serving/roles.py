@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from serving import app, engine_metrics, expert, graph, metrics, models, orchestrator, vlm
+from serving import app, engine_metrics, expert, graph, metrics, models, orchestrator, vlm, watched
 from serving.answer import Service, Terms
 from serving.health import Health
 from serving.lanes import Lane
@@ -117,6 +117,7 @@ def one_expert(name: str, *, experts: Path, place: Place) -> Part:
         tenants=place.tenants,
     )
     service.registry()  # what is missing or damaged is said before the server starts
+    service.begin_warm_up()
     return expert_part(service)
 
 
@@ -125,10 +126,17 @@ def expert_part(service: expert.ExpertService) -> Part:
     metrics.declare((service.name,))
 
     def install(application: FastAPI) -> None:
+        application.state.expert = service
+        application.include_router(watched.router)
         expert.install(application, service)
         graph.install(application, graph.ExpertStep(service=service))
 
-    return Part(install=install, models=lambda: [models.ExpertModel(service)], close=service.close)
+    return Part(
+        install=install,
+        models=lambda: [models.ExpertModel(service)],
+        close=service.close,
+        health=Health(lambda: service.lacking),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,8 +31,9 @@ from tests.chart import (
 from tests.contract.commands import exit_code
 from vilam3 import platform
 from vilam3.cli.main import build_parser
-from vilam3.experts.fitting import FOLDERS
+from vilam3.experts.fitting import fit_of, fittable
 from vilam3.experts.registry import GROUP
+from vilam3.experts.trigger import PUBLISHED_ORDER
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S)
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
@@ -214,7 +215,8 @@ def test_a_version_of_a_pipeline_is_named_by_its_content() -> None:
 def test_the_chart_knows_the_experts_of_the_registry() -> None:
     experts = DEFAULTS["experts"]
     assert {name.upper() for name in experts} == {point.name for point in entry_points(group=GROUP)}
-    assert {name: one["bundle"] for name, one in experts.items()} == FOLDERS
+    assert {name: one["bundle"] for name, one in experts.items()} == {name: fit_of(name).folder for name in fittable()}
+    assert {name for name, one in experts.items() if one["enabled"]} == {name.lower() for name in PUBLISHED_ORDER}
 
 
 def test_ray_is_the_version_of_the_image(rendered: str) -> None:

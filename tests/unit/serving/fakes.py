@@ -161,6 +161,9 @@ class SlowExperts:
             provenance=provenance(call, study, slice_index),
         )
 
+    def warm_up(self) -> None:
+        """Nothing to load."""
+
     def _take_time(self, watch: Watch) -> None:
         end = time.monotonic() + self.seconds
         while (left_s := end - time.monotonic()) > 0:
