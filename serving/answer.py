@@ -188,8 +188,8 @@ class Running:
         """Stop at the next token, or never begin; harmless when it has ended."""
         self._flow.cancel()
 
-    async def progress(self, *, gone: Gone) -> AsyncIterator[Progress]:
-        """What happens, as it happens; `Answered` comes last. Leaving early cancels the dialogue.
+    async def progress(self, *, gone: Gone) -> AsyncIterator[list[Progress]]:
+        """What happens, as it happens, some of it at a time; `Answered` comes last. Leaving early cancels the dialogue.
 
         Args:
             gone: Whether the caller has left.
@@ -198,10 +198,10 @@ class Running:
             VilaM3Error: the dialogue failed.
         """
         try:
-            async for event in self._flow.events(gone=gone):
-                if event is not None:
-                    yield event
-            yield self._flow.result()
+            async for batch in self._flow.batches(gone=gone):
+                if batch:
+                    yield batch
+            yield [self._flow.result()]
         finally:
             self.cancel()
 

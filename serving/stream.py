@@ -36,11 +36,12 @@ async def events(running: Running, *, gone: Gone, holds_back: bool, include_usag
     writer = Writer(running.answer_id, running.created, holds_back=holds_back)
     yield writer.chunk({"role": "assistant", "content": ""})
     try:
-        async for event in running.progress(gone=gone):
-            for line in writer.lines(event):
-                yield line
-            if include_usage and isinstance(event, Answered):
-                yield writer.usage(event)
+        async for batch in running.progress(gone=gone):
+            lines = "".join(line for event in batch for line in writer.lines(event))
+            if lines:
+                yield lines
+            if include_usage and isinstance(batch[-1], Answered):
+                yield writer.usage(batch[-1])
     except VilaM3Error as error:
         yield sse.data(refusals.body(error))
     except Exception as error:  # noqa: BLE001 - the status line is gone: what is left is to say so in the stream
