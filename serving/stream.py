@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from serving import refusals, sse
-from serving.answer import Progress, Running
+from serving.answer import Running
 from serving.completion import Answered, ExpertEnded, beside
 from serving.presence import Gone
+from serving.recorder import Progress
 from serving.wire import MODEL_NAME
 from vilam3.dialogue.events import ExpertProgressed, ExpertStarted, ReplyFinished, TextPiece
 from vilam3.errors import VilaM3Error
