@@ -20,6 +20,15 @@ def test_every_area_can_be_run() -> None:
         assert "run" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, area
 
 
+def test_every_part_belongs_to_an_area_and_has_figures() -> None:
+    parts = [path for path in RESULTS.parent.glob("*_*.py") if not path.stem.startswith("_")]
+    assert parts
+    for path in parts:
+        assert path.stem.partition("_")[0] in areas()
+        tree = ast.parse(path.read_text("utf-8"))
+        assert "figures" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, path.stem
+
+
 def test_a_record_says_machine_commit_and_command(tmp_path: Path) -> None:
     figures = [Figure(name="load", value=3.0, unit="s", baseline=2.0), Figure(name="peak", value=1.0, unit="MB")]
     returned = write("load", figures, command="make bench AREAS=load", root=tmp_path)

@@ -92,7 +92,7 @@ def test_a_thousand_streams_end_or_are_told_when_to_come_back(tmp_path: Path, wa
     assert statuses[200] >= min(STREAMS, waiting)
     for status, text in answers:
         if status == 200:
-            assert text.rstrip().endswith("0") or "[DONE]" in text
+            assert "[DONE]" in text
         else:
             assert "retry-after: " in text.lower()
     assert slowest < 20

@@ -1,5 +1,6 @@
 """A node's files agree with its addresses, and what it changes is in namespaces of its own."""
 
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from infra.cluster import api, network, node, node_files
 from infra.cluster.certificates import Authority, Pair
 from infra.cluster.layout import Layout
 from infra.cluster.plan import Addresses
-from vilam3.errors import PrerequisiteError
+from vilam3.errors import ClusterError, PrerequisiteError
 
 
 @pytest.fixture
@@ -26,6 +27,34 @@ def test_slots_share_no_address() -> None:
     ranges = [ip_network(text) for addresses in slots for text in (addresses.pods, addresses.services)]
     ranges += [ip_network(f"{addresses.host}/{network.PREFIX_LENGTH}", strict=False) for addresses in slots]
     assert not any(one.overlaps(other) for one in ranges for other in ranges if one is not other)
+
+
+def test_of_two_clusters_that_come_up_at_once_each_gets_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another takes the first name between the look and the claim; the kernel gives it to one of them."""
+    monkeypatch.setattr(network, "NAMESPACES", tmp_path)
+    monkeypatch.setattr(network, "INTERFACES", tmp_path / "interfaces")
+
+    def ip(arguments: Sequence[str]) -> None:
+        if arguments[:3] == ["netns", "add", "vilam3-0"]:
+            (tmp_path / "vilam3-0").touch()
+            raise ClusterError("ip netns add vilam3-0: File exists")
+
+    monkeypatch.setattr(network, "_ip", ip)
+    assert network.create() == Addresses.of_slot(1)
+
+
+def test_a_network_that_the_kernel_refuses_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "NAMESPACES", tmp_path)
+    monkeypatch.setattr(network, "INTERFACES", tmp_path / "interfaces")
+
+    def ip(_: Sequence[str]) -> None:
+        raise ClusterError("ip netns add vilam3-0: Operation not permitted")
+
+    monkeypatch.setattr(network, "_ip", ip)
+    with pytest.raises(ClusterError, match="not permitted"):
+        network.create()
 
 
 def test_the_machine_is_given_routes_to_pods_and_services() -> None:

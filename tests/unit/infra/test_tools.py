@@ -81,6 +81,28 @@ def test_a_built_program_is_found_without_building(tmp_path: Path, monkeypatch: 
     assert tools.path("etcd") == built
 
 
+def test_what_a_build_took_is_noted_beside_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go is stood in for: it takes a moment and writes the program."""
+    monkeypatch.setenv("VILAM3_CACHE", str(tmp_path / "cache"))
+    go = tmp_path / "go"
+    go.write_text(
+        "#!/bin/sh\n"
+        '[ "$1" = env ] && { echo go1.26.8; exit; }\n'
+        'while [ "$1" != -o ]; do shift; done\n'
+        'sleep 0.2; echo built > "$2"\n'
+    )
+    go.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert tools.took("etcd") is None
+    assert not tools.is_built("etcd")
+    assert tools.path("etcd").read_text() == "built\n"
+    took = tools.took("etcd")
+    assert took is not None
+    assert 0.2 <= took.wall_s < 60
+    assert 0 <= took.cpu_s < took.wall_s
+    assert tools.is_built("etcd")
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_holds_pins_only(name: str) -> None:
     assert {file.name for file in tools.folder(name).iterdir()} == {"go.mod", "go.sum"}
