@@ -63,7 +63,7 @@ def installation(folder: Path) -> list[Figure]:
     began = _since()
     with clusters.own_cluster(folder, operators=["kserve"]) as local:
         up_s = began()
-        clusters.load_images(local, roles=ROLES, tools=TOOLS, folder=folder)
+        clusters.load_images(local, roles=ROLES, tools=TOOLS)
         loaded_s = began() - up_s
         platform = Platform(kubeconfig=local.kubeconfig)
         with platform.surrounded(weights, another=untaught):
@@ -99,7 +99,7 @@ def autoscale(folder: Path) -> list[Figure]:
     folder.mkdir()
     weights, untaught = trained(folder / "trained"), another(folder / "another")
     with clusters.own_cluster(folder, operators=["kserve", "metrics"]) as local:
-        clusters.load_images(local, roles=ROLES, tools=TOOLS, folder=folder)
+        clusters.load_images(local, roles=ROLES, tools=TOOLS)
         platform = ScalingPlatform(kubeconfig=local.kubeconfig, values=SCALED_VALUES)
         with platform.surrounded(weights, another=untaught):
             platform.apply()
