@@ -34,6 +34,7 @@ def endpoint(folder: Path, engine: RuleEngine, *, waiting: int) -> Iterator[tupl
     """A real server on a port of this process; one caller may take every place."""
     service = Service.create(Consultant(engine=engine, model_digest="d" * 64), tenants=Tenants(), work=folder)
     service.dialogues, service.places = Lane("dialogues", workers=64, waiting=waiting), Places(2 * STREAMS)
+    service.readers = Lane("readers", workers=2, waiting=2 * STREAMS)
     application = FastAPI()
     health.install(application, Health())
     routes.install(application, service)
