@@ -86,7 +86,7 @@ class Flow(Generic[EventT, ResultT]):
         finally:
             self.cancel()
 
-    async def events(self, *, gone: Gone) -> AsyncIterator[EventT | None]:
+    async def events(self, *, gone: Gone) -> AsyncGenerator[EventT | None]:
         """Events as they come, and None now and then while there are none. Leaving early cancels the work."""
         async with contextlib.aclosing(self.batches(gone=gone)) as batches:
             async for batch in batches:
