@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
