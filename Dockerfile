@@ -1,5 +1,5 @@
-# Three images with one tag: `ops` submits pipelines, orchestrates and tracks; `gpu` trains, evaluates and serves;
-# `cpu` is `gpu` for machines without an accelerator. All run as any non-root user on a read-only root, with
+# Four images with one tag: `ops` submits pipelines, orchestrates and tracks; `gpu` trains, evaluates and serves; `cpu`
+# is `gpu` for machines without an accelerator; `vllm` serves the language model on vLLM. All run as any non-root user on a read-only root, with
 # /tmp and /var/lib/vilam3 writable. The torch wheel brings its CUDA libraries, so the base needs no CUDA.
 #
 # An environment (everything locked, nothing of ours) is one layer that changes with its lock alone. A build may start
@@ -8,6 +8,7 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG OPS_ENVIRONMENT=ops-environment
 ARG CPU_ENVIRONMENT=cpu-environment
 ARG GPU_ENVIRONMENT=gpu-environment
+ARG VLLM_ENVIRONMENT=vllm-environment
 
 FROM ${BASE_IMAGE} AS base
 ENV PYTHONDONTWRITEBYTECODE=1 \
@@ -40,6 +41,7 @@ RUN --mount=type=cache,target=/var/cache/uv \
 COPY LICENSE NOTICE /opt/application/
 COPY components /opt/application/components
 COPY pipelines /opt/application/pipelines
+# with the page that `make page` has built; without it the endpoint says so at /
 COPY serving /opt/application/serving
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /opt/application
 
@@ -81,6 +83,29 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
 
 FROM ${GPU_ENVIRONMENT} AS gpu
 COPY --from=application /opt/application /app
+USER 10001:10001
+ENTRYPOINT ["vilam3"]
+CMD ["--help"]
+
+# vLLM brings its own torch and transformers.
+FROM compiler AS vllm-environment
+COPY requirements/vllm.txt requirements/build.txt requirements/uv.txt infra/images/fill /opt/requirements/
+RUN --mount=type=cache,target=/var/cache/uv sh /opt/requirements/fill vllm
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    VLLM_CACHE_ROOT=/tmp/cache/vllm \
+    VLLM_NO_USAGE_STATS=1
+
+FROM application AS plugin
+COPY serving/vllm serving/vllm
+RUN --mount=type=cache,target=/var/cache/uv \
+    /opt/uv/bin/uv pip install --cache-dir /var/cache/uv --link-mode copy --system-certs --python /opt/venv/bin/python \
+      --no-deps --build-constraints requirements/build.txt --target /opt/plugin ./serving/vllm
+
+FROM ${VLLM_ENVIRONMENT} AS vllm
+COPY --from=application /opt/application /app
+COPY --from=plugin /opt/plugin /opt/plugin
+ENV PYTHONPATH=/app:/opt/plugin
 USER 10001:10001
 ENTRYPOINT ["vilam3"]
 CMD ["--help"]

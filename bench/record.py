@@ -1,12 +1,15 @@
 """What a measurement is and where it is kept; knows nothing of what is measured.
 
 An area module (``bench/<area>.py``) has a function ``run() -> dict[str, Any]`` that measures and returns
-``write(area, figures, command=...)``, so that the same module serves ``make bench`` and a reader with a question.
+``write(area, figures, command=...)``, so that the same module serves ``make bench`` and a reader with a question. A
+large area is made of `parts`, ``bench/<area>_<part>.py``, each with a function ``figures() -> list[Figure]``.
 """
 
+import importlib
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +62,22 @@ def write(area: str, figures: Sequence[Figure], *, command: str, root: Path = RE
     }
     write_json(root / f"{area}.json", record)
     return record
+
+
+def parts(area: str) -> list[Figure]:
+    """The figures of every part of an area, measured one part after the other.
+
+    Args:
+        area: Short name.
+
+    Raises:
+        VilaM3Error: a part could not measure.
+    """
+    measured: list[Figure] = []
+    for path in sorted(Path(__file__).parent.glob(f"{area}_*.py")):
+        print(f"measuring {path.stem} ...", file=sys.stderr)
+        measured += importlib.import_module(f"bench.{path.stem}").figures()
+    return measured
 
 
 def machine() -> dict[str, Any]:

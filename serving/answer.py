@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from serving import cards, metrics
 from serving.completion import Answered, completion
+from serving.exports import Exports
 from serving.flow import Flow
 from serving.inquiry import Inquiry, prepare
 from serving.lanes import Lane, Places
@@ -35,6 +36,7 @@ from vilam3.dialogue.panel import Ask
 from vilam3.dialogue.record import notes
 from vilam3.errors import ArtifactError
 from vilam3.objects import FolderStore
+from vilam3.results.whole import on_whole
 from vilam3.services.memory import FindingMemory, Looking
 from vilam3.shelf import Shelf, tenant_folder
 
@@ -89,6 +91,7 @@ class Service:
         places: Answers at a time for one tenant.
         dialogues: Where answers are made.
         readers: Where files are read.
+        fetchers: Where images elsewhere are waited for, so that a slow host holds up nobody's uploads.
         experts: Where experts are run or waited for.
         started: Unix time.
     """
@@ -102,6 +105,7 @@ class Service:
     places: Places = field(default_factory=lambda: Places(PER_TENANT))
     dialogues: Lane = field(default_factory=lambda: Lane("dialogues", workers=2, waiting=16, urgent=4))
     readers: Lane = field(default_factory=lambda: Lane("readers", workers=2, waiting=32))
+    fetchers: Lane = field(default_factory=lambda: Lane("fetchers", workers=8, waiting=32))
     experts: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="experts"))
     started: int = field(default_factory=lambda: int(time.time()))
 
@@ -138,11 +142,19 @@ class Service:
         """Run blocking reading off the event loop."""
         return await self.readers.run(work)
 
+    async def fetch(self, work: Callable[[], T]) -> T:
+        """Run work that waits for other hosts off the event loop."""
+        return await self.fetchers.run(work)
+
+    @property
+    def exports(self) -> Exports:
+        """Results in the forms that other systems take."""
+        return Exports(results=self.results, pacs=self.studies.sources.pacs)
+
     async def inquire(self, request: ChatRequest, *, tenant: str) -> Inquiry:
         """Read what the request refers to."""
-        return await self.read(
-            lambda: prepare(request, tenant=tenant, studies=self.studies, consultant=self.consultant)
-        )
+        run = self.fetch if request.names_images_elsewhere else self.read
+        return await run(lambda: prepare(request, tenant=tenant, studies=self.studies, consultant=self.consultant))
 
     def begin(self, inquiry: Inquiry, *, tenant: str) -> "Running":
         """Queue a dialogue.
@@ -156,6 +168,7 @@ class Service:
         """Let threads end."""
         self.dialogues.close()
         self.readers.close()
+        self.fetchers.close()
         self.experts.shutdown(wait=False, cancel_futures=True)
 
 
@@ -188,8 +201,8 @@ class Running:
         """Stop at the next token, or never begin; harmless when it has ended."""
         self._flow.cancel()
 
-    async def progress(self, *, gone: Gone) -> AsyncIterator[Progress]:
-        """What happens, as it happens; `Answered` comes last. Leaving early cancels the dialogue.
+    async def progress(self, *, gone: Gone) -> AsyncIterator[list[Progress]]:
+        """What happens, as it happens, some of it at a time; `Answered` comes last. Leaving early cancels the dialogue.
 
         Args:
             gone: Whether the caller has left.
@@ -198,10 +211,10 @@ class Running:
             VilaM3Error: the dialogue failed.
         """
         try:
-            async for event in self._flow.events(gone=gone):
-                if event is not None:
-                    yield event
-            yield self._flow.result()
+            async for batch in self._flow.batches(gone=gone):
+                if batch:
+                    yield batch
+            yield [self._flow.result()]
         finally:
             self.cancel()
 
@@ -247,24 +260,30 @@ class Running:
         """What runs an expert, by way of what is remembered where this answer may be kept."""
         request, memory = self._inquiry.request, self._service.memory
         ask = consultant.ask_on(study, slice_index=request.slice_index, points=request.points)
-        if memory is None or study is None or consultant.experts is None or not request.keeps:
+        if memory is not None and study is not None and consultant.experts is not None and request.keeps:
+            ask = memory.through(ask, self._looking(study, consultant), model_of=consultant.experts.model_of)
+        if study is None or request.scope != "volume":
             return ask
-        looking = Looking(
+        return on_whole(ask, study, dialect=consultant.dialect, load=self._service.studies.shelf.objects.get)
+
+    def _looking(self, study: Study, consultant: Consultant) -> Looking:
+        request = self._inquiry.request
+        return Looking(
             tenant=self._tenant,
             study=study,
             slice_index=self._inquiry.seen_slice,
             points=request.points,
             dialect=consultant.dialect,
         )
-        return memory.through(ask, looking, model_of=consultant.experts.model_of)
 
     def _keep_pictures(self, event: ExpertFinished, study: Study | None) -> Mapping[str, Any]:
         """Store what an expert drew."""
         result = event.outcome.result
         if result is None or study is None:
             return {}
-        results = self._service.results
-        return results.keep_pictures(self._tenant, self.answer_id, event.index, result, study=study)
+        service, number = self._service, event.index
+        source = service.studies.shelf.source(study)
+        return service.results.keep_pictures(self._tenant, self.answer_id, number, result, study=study, source=source)
 
     def _conclude(self, transcript: Transcript, recorder: Recorder, consultant: Consultant) -> Answered:
         inquiry, budget = self._inquiry, self._service.budget

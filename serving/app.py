@@ -1,27 +1,32 @@
 """The routes. Each finds the tenant, lets a thread do the work, and answers in OpenAI's shapes."""
 
 import io
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Annotated, Any, BinaryIO, get_args
+from typing import Any, BinaryIO, get_args
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.datastructures import FormData, UploadFile
 
-from serving import cards, guard, refusals, sse, stream
+from serving import cards, chat_page, export_routes, guard, radcopilot, refusals, sse, stream
 from serving.answer import Service
+from serving.caller import Served, Tenant
 from serving.completion import completion
 from serving.results import REPLAY
 from serving.studies import Upload
-from serving.wire import ChatRequest, StudyInfo
+from serving.wire import ChatRequest, StudyElsewhere, StudyInfo
+from vilam3.consultant import with_modality
 from vilam3.data.render import views
 from vilam3.data.sample import Modality
-from vilam3.errors import DataError
+from vilam3.errors import DataError, TooLargeError
 
 MOST_FILES = 5_000
 MOST_FIELDS = 16
+MOST_JSON_BYTES = 1 << 16
+PIECE_BYTES = 1 << 18
 
 router = APIRouter(default_response_class=JSONResponse)
 
@@ -31,21 +36,11 @@ def install(app: FastAPI, service: Service) -> None:
     app.state.vilam3 = service
     cards.install(app, service)
     app.include_router(router)
+    app.include_router(export_routes.router)
+    app.include_router(radcopilot.router)
+    chat_page.install(app)
     refusals.install(app)
     guard.install(app)
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.vilam3
-    return service
-
-
-def _tenant(request: Request) -> str:
-    return _service(request).tenants.of(request.headers)
-
-
-Served = Annotated[Service, Depends(_service)]
-Tenant = Annotated[str, Depends(_tenant)]
 
 
 @router.post("/v1/chat/completions", response_model=None)
@@ -66,7 +61,12 @@ async def chat(body: ChatRequest, request: Request, service: Served, tenant: Ten
 
 @router.post("/v1/studies", status_code=201)
 async def upload(request: Request, service: Served, tenant: Tenant) -> StudyInfo:
-    """Take DICOM files, a zip, NIfTI files or a picture as multipart/form-data, with an optional `modality` field."""
+    """Take DICOM files, a zip, NIfTI files or a picture as multipart/form-data, with an optional `modality` field.
+
+    As JSON, ``{"urls": [...]}`` names images elsewhere instead.
+    """
+    if request.headers.get("content-type", "").startswith("application/json"):
+        return await _fetched(StudyElsewhere.model_validate_json(await _small_body(request)), service, tenant)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise DataError("upload: not multipart/form-data; send the files as form fields, such as -F file=@scan.dcm")
     async with request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS) as form:
@@ -74,6 +74,30 @@ async def upload(request: Request, service: Served, tenant: Tenant) -> StudyInfo
         uploads = [Upload(name=file.filename or "file", open=partial(_Lent, file)) for file in files]
         work = partial(service.studies.add, tenant, uploads, modality=_modality(form))
         return await service.read(work)
+
+
+async def _small_body(request: Request) -> bytes:
+    """A body of JSON, on a route that takes far larger ones of files."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_JSON_BYTES:
+            raise TooLargeError(f"urls: more than {MOST_JSON_BYTES >> 10} KiB; name fewer images")
+    return body
+
+
+async def _fetched(named: StudyElsewhere, service: Service, tenant: str) -> StudyInfo:
+    def work() -> StudyInfo:
+        found = service.studies.attached(named.urls, modality=named.modality, part="url")
+        return service.studies.enlist(tenant, with_modality(found, named.modality, question=""))
+
+    return await service.fetch(work)
+
+
+@router.get("/v1/studies")
+async def studies(service: Served, tenant: Tenant) -> dict[str, Any]:
+    """The caller's own studies, the one used last first."""
+    return {"object": "list", "data": await service.read(partial(service.studies.recent, tenant))}
 
 
 @router.get("/v1/studies/{study_id}")
@@ -102,6 +126,14 @@ async def slice_png(study_id: str, index: int, service: Served, tenant: Tenant, 
     return Response(
         await service.read(partial(_picture, service, tenant, study_id, index, view)), media_type="image/png"
     )
+
+
+@router.get("/v1/studies/{study_id}/volumes/{number}.nii.gz", response_class=Response)
+async def volume(study_id: str, number: int, service: Served, tenant: Tenant) -> Response:
+    """A volume with its geometry and the window that the model sees; nothing of the patient is in the file."""
+    file = await service.read(partial(service.studies.volume, tenant, study_id, number))
+    size = {"Content-Length": str(os.fstat(file.fileno()).st_size)}
+    return StreamingResponse(_pieces(file), media_type="application/gzip", headers=size)
 
 
 @router.get("/v1/results/{answer_id}", response_class=Response)
@@ -145,6 +177,12 @@ class _Lent(AbstractContextManager[BinaryIO]):
 
     def __exit__(self, *_: object) -> None:
         """Nothing to do."""
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 def _modality(form: FormData) -> Modality | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving import engine_options
 from vilam3.cli.main import Verbs
 from vilam3.errors import UserError
 
@@ -26,13 +27,14 @@ EXAMPLE = """examples:
 
 API keys, one a line, are read from the file that VILAM3_API_KEYS_FILE names; without keys the server listens on
 loopback only. An orchestrator sends the key in VILAM3_API_KEY to the other services. The store of studies may be named
-in VILAM3_STUDIES_URI; its S3 endpoint and keys come from the AWS variables."""
+in VILAM3_STUDIES_URI; its S3 endpoint and keys come from the AWS variables. Images elsewhere are fetched from what
+VILAM3_IMAGE_HOSTS, VILAM3_IMAGE_BUCKETS and VILAM3_PACS_URL list, and from nowhere else (docs/imaging.md)."""
 HIGHEST_PORT = 65535
 BUDGET = ("deadline_s", "expert_seconds", "experts_at_a_time", "per_tenant", "no_cache")
 # Which options each role takes, and which of them it needs.
 TAKES: Mapping[str, Sequence[str]] = {
-    "single": ("model", "experts", "work", *BUDGET),
-    "vlm": ("model", "studies", "work"),
+    "single": ("model", "experts", "work", *BUDGET, *engine_options.NAMES),
+    "vlm": ("model", "studies", "work", *engine_options.NAMES),
     "expert": ("expert", "experts", "studies", "work"),
     "orchestrator": (
         "vlm", "expert_url", "studies", "work", "warmup_s", "expert_timeout_s", *BUDGET
@@ -66,17 +68,19 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--models", type=Path, metavar="DIR", help="of --mode: holds model/ and experts/")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=8080, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--grpc-port", type=_port, metavar="PORT", help="KServe's V2 protocol over gRPC (none)")
     parser.add_argument("--without-keys", action="store_true", help="listen beyond loopback though there are no keys")
     parser.add_argument("--drain-s", type=_seconds, default=0.0, metavar="S", help="after SIGTERM, go on taking calls")
     _add_parts(parser)
     _add_bounds(parser)
+    engine_options.add(parser)
     parser.set_defaults(run=run, parser=parser)
 
 
 def _add_parts(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what it is made of")
     group.add_argument("--model", metavar="DIR", help="checkpoint directory or models:/name@alias")
-    group.add_argument("--experts", type=Path, metavar="DIR", help="directory of the expert bundles")
+    group.add_argument("--experts", metavar="DIR", help="directory of the expert bundles, or s3:// or models:/ of it")
     group.add_argument("--expert", metavar="NAME", help="the one expert of --role expert, such as VISTA3D")
     group.add_argument("--vlm", metavar="URL", help="the language model's service")
     group.add_argument("--expert-url", action="append", metavar="NAME=URL", help="an expert's service; repeat it")
@@ -119,7 +123,9 @@ def run(arguments: argparse.Namespace) -> int:
         from serving.roles import Place  # noqa: PLC0415 - likewise
         from serving.server import Listening, serve  # noqa: PLC0415 - likewise
         from vilam3.shelf import STUDIES_VARIABLE  # noqa: PLC0415 - likewise
-    listening = Listening(host=arguments.host, port=arguments.port, drain_s=arguments.drain_s)
+    listening = Listening(
+        host=arguments.host, port=arguments.port, drain_s=arguments.drain_s, grpc_port=arguments.grpc_port
+    )
     uri = arguments.studies or os.environ.get(STUDIES_VARIABLE, "")
     with _work(arguments.work) as work:
         place = Place(work=work, studies_uri=uri, tenants=tenants)
@@ -155,13 +161,25 @@ def _part(arguments: argparse.Namespace, place: "Place") -> "Part":
 
     match arguments.role:
         case "vlm":
-            return roles.language_model(arguments.model, place=place)
+            return roles.language_model(arguments.model, place=place, engine=engine_options.choice(arguments))
         case "expert":
-            return roles.one_expert(arguments.expert, experts=arguments.experts, place=place)
+            return roles.one_expert(arguments.expert, experts=_experts(arguments, place), place=place)
         case "orchestrator":
             return _orchestrator(arguments, place)
         case _:
-            return roles.single(arguments.model, experts=arguments.experts, place=place, terms=_terms(arguments))
+            return roles.single(
+                arguments.model,
+                experts=_experts(arguments, place) if arguments.experts else None,
+                place=place,
+                terms=_terms(arguments),
+                engine=engine_options.choice(arguments),
+            )
+
+
+def _experts(arguments: argparse.Namespace, place: "Place") -> Path:
+    from vilam3.weights import experts_at  # noqa: PLC0415 - loaded by now
+
+    return experts_at(arguments.experts, place.work)
 
 
 def _orchestrator(arguments: argparse.Namespace, place: "Place") -> "Part":

@@ -1,9 +1,12 @@
 """One expert as a service of its own: asked by reference to a study in the shared store, one question at a time.
 
-Its work runs in a thread, so that probes stay fast; what waits is bounded, and whoever leaves before their turn gives
-the place back.
+Its work runs in a thread, so that probes stay fast; what waits is bounded, and whoever leaves gives the place back: at
+once before their turn, between two steps of the expert's work after it has begun. The expert is loaded and has run once
+before it is called ready.
 """
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +23,17 @@ from vilam3 import tracing
 from vilam3.consultant import with_modality
 from vilam3.data.sample import Dialect
 from vilam3.data.study import Study
-from vilam3.errors import DataError
+from vilam3.errors import DataError, VilaM3Error
 from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Watch, unwatched
 from vilam3.experts.registry import until
 from vilam3.services.findings import Consultation, Finding
 from vilam3.shelf import Shelf
 
 WAITING = 16
+TOLD_EVERY_S = 0.25
+WARMING = "the expert is loading its weights"
+
+log = logging.getLogger(__name__)
 
 
 class OneExpert(Protocol):
@@ -48,6 +55,26 @@ class OneExpert(Protocol):
         """Run it."""
         ...
 
+    def warm_up(self) -> None:
+        """Load it and run it once."""
+        ...
+
+
+class Paced:
+    """Passes on how far the work is, but not more often than anybody reads."""
+
+    def __init__(self, tell: Watch) -> None:
+        """Tell `tell`."""
+        self._tell = tell
+        self._told_at = float("-inf")
+
+    def __call__(self, fraction: float, /) -> None:
+        """See `vilam3.experts.protocol.Watch`."""
+        now = time.monotonic()
+        if now - self._told_at >= TOLD_EVERY_S:
+            self._told_at = now
+            self._tell(fraction)
+
 
 @dataclass(slots=True, kw_only=True)
 class ExpertService:
@@ -60,6 +87,7 @@ class ExpertService:
         tenants: Who may ask.
         calls: Where it runs.
         started: Unix time.
+        lacking: Why it is not ready, or nothing.
     """
 
     name: str
@@ -68,6 +96,7 @@ class ExpertService:
     tenants: Tenants
     calls: Lane = field(default_factory=lambda: Lane("calls", workers=1, waiting=WAITING))
     started: int = field(default_factory=lambda: int(time.time()))
+    lacking: str = field(init=False, default="")
     _by_dialect: dict[Dialect, OneExpert] = field(init=False, default_factory=dict)
 
     def registry(self, dialect: Dialect = "demo") -> OneExpert:
@@ -86,6 +115,25 @@ class ExpertService:
         (told,) = self.registry().describe()
         return cards.card_of(self.model, created=self.started, expert=told["name"], **told)
 
+    def warm_up(self) -> None:
+        """Load the expert and let it run once; blocking. It is not ready until then."""
+        self.lacking = WARMING
+        try:
+            self.registry().warm_up()
+        except VilaM3Error as error:
+            self.lacking = f"the expert cannot be used: {error}"
+            log.error("warm-up failed: %s", error)  # noqa: TRY400 - it tells of weights, and says what to do
+        except Exception as error:  # an expert is foreign code; that it never becomes ready must not go unsaid
+            self.lacking = f"the expert cannot be used: it failed unexpectedly ({type(error).__name__})"
+            log.exception("warm-up failed")
+        else:
+            self.lacking = ""
+
+    def begin_warm_up(self) -> None:
+        """Warm up in a thread of its own, so that probes are answered meanwhile."""
+        self.lacking = WARMING
+        threading.Thread(target=self.warm_up, name="warm-up", daemon=True).start()
+
     def begin(self, work: Callable[[Watch], Any]) -> Flow[float, Any]:
         """Queue one piece of work, which is told by its watch that its caller has left.
 
@@ -97,7 +145,7 @@ class ExpertService:
         try:
             return Flow(
                 self.calls,
-                lambda flow: work(until(flow.cancelled)),
+                lambda flow: work(until(flow.cancelled, Paced(flow.tell))),
                 on_end=lambda: metrics.expert_ends(self.name, time.monotonic() - began),
             )
         except BaseException:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -45,7 +46,9 @@ class Flow(Generic[EventT, ResultT]):
         """
         self.cancelled = threading.Event()
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[EventT | None] = asyncio.Queue()
+        self._events: deque[EventT | None] = deque()
+        self._wake = asyncio.Event()
+        self._is_awake = False
         self._on_end = on_end
         self._is_degraded = is_degraded
         trace = contextvars.copy_context()  # so that it goes on in the other thread
@@ -62,26 +65,52 @@ class Flow(Generic[EventT, ResultT]):
         self.cancelled.set()
         self._work.cancel()
 
-    async def events(self, *, gone: Gone) -> AsyncIterator[EventT | None]:
-        """Events as they come, and None now and then while there are none. Leaving early cancels the work.
+    async def batches(self, *, gone: Gone) -> AsyncGenerator[list[EventT], None]:
+        """All events that have come, whenever some have, and none now and then. Leaving early cancels the work.
+
+        Where events come faster than they are passed on, batches grow, so that each event costs less.
 
         Args:
             gone: Whether the caller has left.
         """
         try:
             while True:
-                try:
-                    event = await asyncio.wait_for(self._events.get(), GONE_EVERY_S)
-                except TimeoutError:
-                    if not self.cancelled.is_set() and await gone():
-                        self.cancel()
-                    yield None
-                    continue
-                if event is None:
+                await self._woken()
+                events, has_ended = self._drained()
+                if events or not has_ended:
+                    yield events
+                if has_ended:
                     return
-                yield event
+                if not events and not self.cancelled.is_set() and await gone():
+                    self.cancel()
         finally:
             self.cancel()
+
+    async def events(self, *, gone: Gone) -> AsyncGenerator[EventT | None]:
+        """Events as they come, and None now and then while there are none. Leaving early cancels the work."""
+        async with contextlib.aclosing(self.batches(gone=gone)) as batches:
+            async for batch in batches:
+                for event in batch or (None,):
+                    yield event
+
+    async def _woken(self) -> None:
+        """Wait for an event, or for the moment to ask whether the caller is still there."""
+        if not self._events:
+            timer = self._loop.call_later(GONE_EVERY_S, self._wake.set)
+            await self._wake.wait()
+            timer.cancel()
+        self._wake.clear()
+        self._is_awake = False  # before the events are taken: whoever puts one from now on wakes us again
+
+    def _drained(self) -> tuple[list[EventT], bool]:
+        """What has come, and whether that was the last of it."""
+        taken: list[EventT] = []
+        while self._events:
+            event = self._events.popleft()
+            if event is None:
+                return taken, True
+            taken.append(event)
+        return taken, False
 
     def result(self) -> ResultT:
         """What the work came to, after its last event.
@@ -95,7 +124,7 @@ class Flow(Generic[EventT, ResultT]):
 
     async def outcome(self, *, gone: Gone) -> ResultT:
         """Wait for the result and for nothing else."""
-        async for _ in self.events(gone=gone):
+        async for _ in self.batches(gone=gone):
             pass
         return self.result()
 
@@ -114,5 +143,9 @@ class Flow(Generic[EventT, ResultT]):
         return "degraded" if self._is_degraded(work.result()) else "answered"
 
     def _put(self, event: EventT | None) -> None:
+        self._events.append(event)
+        if self._is_awake:
+            return
+        self._is_awake = True
         with contextlib.suppress(RuntimeError):  # the event loop has closed: the server is gone, and its callers
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._wake.set)

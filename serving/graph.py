@@ -6,7 +6,7 @@ answered is told to the model and the reader as a failure, so that a graph witho
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -77,7 +77,8 @@ class ModelStep:
             state = state.answered(Told(expert=call.expert, argument=call.argument, error=NO_STEP))
         reached = replay(inquiry.asking, grammar, _said(state))
         while isinstance(reached, Generate):  # a call that names no expert is answered at once, and the model goes on
-            generation = self.service.decode(flow, list(reached.messages), inquiry.sampling)
+            sampling = replace(inquiry.sampling, scope=tenant)
+            generation = self.service.decode(flow, list(reached.messages), sampling)
             state = _replied(state, generation)
             reached = replay(inquiry.asking, grammar, _said(state))
         if isinstance(reached, Transcript):

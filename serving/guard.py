@@ -17,7 +17,10 @@ from vilam3.errors import TooLargeError
 
 MIB = 1 << 20
 ANY_BODY_BYTES = 32 * MIB
-BODY_BYTES: Mapping[str, int] = {"/v1/studies": 2048 * MIB}
+# The one with a slash at its end takes files from Slicer; the one without takes JSON (see `serving.radcopilot`).
+BODY_BYTES: Mapping[str, int] = dict.fromkeys(
+    ("/v1/studies", "/v1/studies/", "/upload", "/upload/", "/v1/chat/completions/"), 2048 * MIB
+)
 
 log = logging.getLogger("serving.requests")
 
@@ -34,7 +37,7 @@ class BoundedBody(Around):
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        most = BODY_BYTES.get(scope["path"].rstrip("/"), ANY_BODY_BYTES)
+        most = BODY_BYTES.get(scope["path"], ANY_BODY_BYTES)
         if _declared(scope) > most:
             await refusals.response(_too_large(most))(scope, receive, send)
             return

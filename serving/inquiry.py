@@ -1,21 +1,13 @@
-"""From a chat request to a question: finds the studies it names, decodes the images it carries, keeps the history."""
+"""From a chat request to a question: finds the studies it names, reads the images it carries, keeps the history."""
 
-import base64
-import binascii
-import io
 import re
-import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
-from serving.refusals import UnsupportedError
-from serving.studies import Upload, read_upload
 from serving.wire import MODEL_NAME, STUDY_SCHEME, ChatMessage, ChatRequest, ImagePart
 from vilam3.consultant import Consultant, with_modality
-from vilam3.data.sample import IMAGE_TOKEN
+from vilam3.data.sample import IMAGE_TOKEN, Modality
 from vilam3.data.study import Study
 from vilam3.dialogue.loop import Asking
 from vilam3.dialogue.messages import Message, Sampling
@@ -23,18 +15,6 @@ from vilam3.dialogue.prompts import opening
 from vilam3.errors import DataError, NotFoundError
 
 _STUDY_IN_TEXT = re.compile(rf"{STUDY_SCHEME}([A-Za-z0-9_-]+)")
-_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.ASCII)
-# Readers look at the content; the suffix only says what the sender claims.
-SUFFIXES = {
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
-    "image/jpg": ".jpg",
-    "application/dicom": ".dcm",
-    "application/zip": ".zip",
-    "application/gzip": ".nii.gz",
-    "application/x-nifti": ".nii.gz",
-}
-MOST_IMAGES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,6 +49,10 @@ class Studies(Protocol):
 
     def get(self, tenant: str, study_id: str) -> Study:
         """The study of a tenant, or `NotFoundError`."""
+        ...
+
+    def attached(self, urls: Sequence[str], *, modality: Modality | None = None) -> Study:
+        """The study that data URLs carry, or addresses elsewhere name."""
         ...
 
 
@@ -155,41 +139,12 @@ def _read(message: ChatMessage, request: ChatRequest, *, tenant: str, studies: S
     if handles:
         study = with_modality(studies.get(tenant, handles[0]), request.modality, question=text)
     elif inline:
-        study = _decode(inline, request, text)
+        study = with_modality(studies.attached(inline, modality=request.modality), request.modality, question=text)
     if study is not None and len(study.volumes) <= 1 and text.count(IMAGE_TOKEN) > 1:
         raise DataError(
             f"messages: {IMAGE_TOKEN} stands more than once in the text, for one image; write it once or not"
         )
     return text, study
-
-
-def _decode(urls: Sequence[str], request: ChatRequest, question: str) -> Study:
-    if len(urls) > MOST_IMAGES:
-        raise DataError(f"messages: {len(urls)} images in one message, at most {MOST_IMAGES}; upload them as one study")
-    uploads = [_upload(number, url) for number, url in enumerate(urls, start=1)]
-    with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
-        study = read_upload(uploads, Path(scratch) / "images", modality=request.modality)
-    return with_modality(study, request.modality, question=question)
-
-
-def _upload(number: int, url: str) -> Upload:
-    found = _DATA_URL.match(url)
-    if found is None:
-        raise UnsupportedError(
-            f"image_url {number}: only data URLs (data:image/png;base64,...) and {STUDY_SCHEME}<id> are read here; "
-            "send the image itself or upload it to /v1/studies"
-        )
-    if not found[3]:
-        raise DataError(f"image_url {number}: the data URL is not base64; encode the image as base64")
-    try:
-        content = base64.b64decode(url[found.end() :], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise DataError(f"image_url {number}: the base64 is damaged; encode the image again") from error
-
-    def opened() -> AbstractContextManager[BinaryIO]:
-        return io.BytesIO(content)
-
-    return Upload(name=f"image_{number}{SUFFIXES.get(found[1] or '', '')}", open=opened)
 
 
 def _bare(text: str) -> str:

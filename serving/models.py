@@ -1,24 +1,26 @@
 """The KServe models of each role: V1 and V2 of the same work that our own routes do."""
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from serving import framework
 from serving.answer import Service
 from serving.completion import completion
 from serving.expert import ExpertService
 from serving.presence import gone
+from serving.watched import Consultations
 from serving.wire import MODEL_NAME, ChatRequest, Instances
-from vilam3.errors import UserError
+from vilam3.errors import DataError, UserError
 from vilam3.services.engine import MODEL
 from vilam3.services.findings import Consultation
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
-MOST_INSTANCES = 16
-V2_FIELDS = ("study", "study_digest", "argument", "modality")
+V2_FIELDS = ("study", "study_digest", "argument", "modality", "dialect")
+V2_INPUTS = (*((name, "BYTES") for name in V2_FIELDS), ("slice_index", "INT64"), ("points", "BYTES"))
 
 
 class Model(framework.Model):
@@ -72,6 +74,18 @@ class ExpertModel(Model):
         super().__init__(service.model)
         self._service = service
 
+    async def healthy(self) -> bool:
+        """Whether it has warmed up."""
+        return not self._service.lacking
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """The tensors of a V2 request; all but ``study`` may be left out, ``points`` is a JSON list."""
+        return [{"name": name, "datatype": kind, "shape": [1]} for name, kind in V2_INPUTS]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """The tensor of a V2 response: the finding as JSON."""
+        return [{"name": "finding", "datatype": "BYTES", "shape": [1]}]
+
     async def predict(
         self, payload: object, headers: Mapping[str, str] | None = None, response_headers: dict[str, str] | None = None
     ) -> object:
@@ -83,14 +97,6 @@ class ExpertModel(Model):
             return _response(self.name, payload.id, finding.model_dump_json())
         findings = [await self._service.consult(asked) for asked in _consultations(payload)]
         return {"predictions": [finding.model_dump(mode="json") for finding in findings]}
-
-
-class Consultations(BaseModel):
-    """The body of V1 ``:predict``."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    instances: list[Consultation] = Field(min_length=1, max_length=MOST_INSTANCES)
 
 
 def _questions(payload: object) -> list[ChatRequest]:
@@ -118,12 +124,22 @@ def _consultation(request: Any) -> Consultation:  # noqa: ANN401 - KServe ships 
         values = tensor.as_numpy().reshape(-1).tolist()
         if tensor.name == "slice_index" and values:
             given["slice_index"] = int(values[0])
-        elif tensor.name in V2_FIELDS and values:
-            given[tensor.name] = values[0].decode() if isinstance(values[0], bytes) else str(values[0])
+        elif tensor.name in {*V2_FIELDS, "points"} and values:
+            text = values[0].decode() if isinstance(values[0], bytes) else str(values[0])
+            given[tensor.name] = _points(text) if tensor.name == "points" else text
     try:
         return Consultation.model_validate(given)
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from None
+
+
+def _points(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(
+            f"points: not JSON ({error}); send a list of objects with xyz_mm, label and positive"
+        ) from error
 
 
 def _response(name: str, request_id: str | None, finding: str) -> object:

@@ -29,6 +29,7 @@ from vilam3 import log
 from vilam3.consultant import load
 from vilam3.dialogue.messages import EngineStats, Generation, Message, Sampling
 from vilam3.dialogue.tickets import StreamTicket
+from vilam3.engines import EngineChoice
 from vilam3.errors import EngineError, ExpertError, UserError, VilaM3Error
 from vilam3.experts.protocol import Watch
 from vilam3.experts.roster import Listed
@@ -42,6 +43,11 @@ from vilam3.shelf import Shelf
 BEHIND_A_PROXY = "the proxy of Ray"  # which is reached from elsewhere, as a rule
 AUTOSCALING = {"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 2}
 ON_ITS_OWN = {"max_ongoing_requests": 4, "autoscaling_config": AUTOSCALING}
+# The language model decodes its requests side by side.
+BATCHED = {
+    "max_ongoing_requests": EngineChoice().slots,
+    "autoscaling_config": {**AUTOSCALING, "target_ongoing_requests": EngineChoice().slots // 2},
+}
 CARD_S = 30.0
 HANDLE_TICK_S = 0.25
 
@@ -66,7 +72,7 @@ class Settings(BaseModel):
     without_keys: bool = False
 
 
-@serve.deployment(**ON_ITS_OWN)
+@serve.deployment(**BATCHED)
 class LanguageModel:
     """The language model."""
 
@@ -94,7 +100,7 @@ class Expert:
     """One expert."""
 
     def __init__(self, name: str, experts: str, studies: str) -> None:
-        """Open it; weights are read at the first question."""
+        """Open it, load its weights and let it run once; the replica is ready after that."""
         from vilam3.experts.registry import Registry  # noqa: PLC0415 - torch and MONAI take seconds to import
 
         log.setup()
@@ -104,11 +110,13 @@ class Expert:
             shelf=Shelf(open_store(studies)),
             tenants=Tenants(),
         )
+        self._service.registry().warm_up()
 
-    def consult(self, asked: dict[str, Any]) -> dict[str, Any]:
+    async def consult(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Answer one question; a refusal is told, since Ray would wrap it in a trace."""
         try:
-            return self._service.run(Consultation.model_validate(asked)).model_dump(mode="json")
+            finding = await self._service.consult(Consultation.model_validate(asked))
+            return finding.model_dump(mode="json")
         except VilaM3Error as error:
             return {"error": str(error)}
 

@@ -4,23 +4,27 @@ What another model is shown is what the first one was shown: the request is prep
 come from the server as they were kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pydantic import ValidationError
 
+from serving.attachments import read_attachments
 from serving.inquiry import prepare
 from serving.provenance import FORMAT, Model, Record, made_with
 from vilam3.consultant import Consultant
 from vilam3.data.limits import Limits
 from vilam3.data.packed import unpack
+from vilam3.data.sample import Modality
 from vilam3.data.study import Study
 from vilam3.dialogue.drive import answer
 from vilam3.dialogue.events import Event, ReplyFinished
 from vilam3.dialogue.record import expert_call, notes
 from vilam3.errors import DataError
 from vilam3.remote import Server
+from vilam3.results.whole import on_whole
+from vilam3.sources.images import Sources
 
 LOCAL = "local"
 
@@ -76,6 +80,9 @@ def here(server: Server, kept: Kept, consultant: Consultant) -> dict[str, Any]:
     """
     request = kept.record.request
     inquiry = prepare(request, tenant=LOCAL, studies=_Fetched(server), consultant=consultant)
+    ask = consultant.ask_on(inquiry.study, slice_index=request.slice_index, points=request.points)
+    if inquiry.study is not None and request.scope == "volume":
+        ask = on_whole(ask, inquiry.study, dialect=consultant.dialect)
     replies: list[ReplyFinished] = []
 
     def hear(event: Event) -> None:
@@ -85,7 +92,7 @@ def here(server: Server, kept: Kept, consultant: Consultant) -> dict[str, Any]:
     transcript = answer(
         inquiry.asking,
         consultant.engine,
-        consultant.ask_on(inquiry.study, slice_index=request.slice_index, points=request.points),
+        ask,
         consultant.grammar(several=request.several),
         sampling=inquiry.sampling,
         on_event=hear,
@@ -123,3 +130,7 @@ class _Fetched:
             content = self.server.fetch(f"/v1/studies/{study_id}/study.zip")
             self._at_hand[study_id] = unpack(content, limits=Limits())
         return self._at_hand[study_id]
+
+    def attached(self, urls: Sequence[str], *, modality: Modality | None = None) -> Study:
+        """The images that the question carried, or names elsewhere, as far as this process may fetch them."""
+        return read_attachments(urls, sources=Sources.from_environment(), limits=Limits(), modality=modality)

@@ -1,6 +1,7 @@
 """What answers leave behind: the answer as JSON, overlays as PNG, masks as NIfTI, where every orchestrator sees them.
 
-Bounded: the oldest answer goes first. Keys are random handles below the tenant's, like those of studies.
+Beside a mask of DICOM images lies what a DICOM SEG of it must refer to (see `serving.exports`). Bounded: the oldest
+answer goes first. Keys are random handles below the tenant's, like those of studies.
 """
 
 import io
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.provenance import Record
+from vilam3.data.dicom_source import DicomSource
 from vilam3.data.nifti import write_label_map
 from vilam3.data.study import Study
 from vilam3.errors import NotFoundError
@@ -49,9 +51,24 @@ class ResultStore:
         return f"chatcmpl-{secrets.token_hex(16)}"
 
     def keep_pictures(
-        self, tenant: str, answer_id: str, number: int, result: ExpertResult, *, study: Study
+        self,
+        tenant: str,
+        answer_id: str,
+        number: int,
+        result: ExpertResult,
+        *,
+        study: Study,
+        source: DicomSource | None = None,
     ) -> dict[str, str]:
         """Keep the overlay and mask of one expert call; returns their URLs on this server by kind.
+
+        Args:
+            tenant: Whose they are.
+            answer_id: Of the answer.
+            number: Of the expert call.
+            result: What the expert found.
+            study: What it looked at.
+            source: The DICOM series that it was read from.
 
         Raises:
             ArtifactError: they cannot be written.
@@ -65,7 +82,18 @@ class ResultStore:
             urls["overlay_url"] = f"/v1/results/{answer_id}/overlays/{number}.png"
         if self._keep_mask(f"{folder}/mask-{number}.nii.gz", result, study):
             urls["mask_url"] = f"/v1/results/{answer_id}/masks/{number}.nii.gz"
+            if source is not None and source.is_filed:
+                put_json(self._objects, f"{folder}/{source_name(number)}", _origin(result, source))
+                urls["segmentation_url"] = f"/v1/results/{answer_id}/segmentations/{number}.dcm"
         return urls
+
+    def keep(self, tenant: str, answer_id: str, name: str, content: bytes) -> None:
+        """Keep one more file of an answer that is kept.
+
+        Raises:
+            ArtifactError: it cannot be written.
+        """
+        self._objects.put(f"{_folder(tenant, answer_id)}/{name}", content)
 
     def _keep_mask(self, key: str, result: ExpertResult, study: Study) -> bool:
         if result.mask_reference:
@@ -77,7 +105,7 @@ class ResultStore:
             return False
         with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
             file = Path(scratch) / "mask.nii.gz"
-            write_label_map(file, result.mask.ids_XYZ, like=study.volumes[0], durable=False)
+            write_label_map(file, result.mask.ids_XYZ, like=study.volumes[0], names=result.mask.names, durable=False)
             self._objects.put(key, file)
         return True
 
@@ -109,6 +137,17 @@ class ResultStore:
             return self._objects.get(f"{_folder(tenant, answer_id)}/{name}")
         except NotFoundError as error:
             raise NotFoundError(NONE) from error
+
+
+def source_name(number: int) -> str:
+    """The file with what a DICOM SEG of an expert call refers to."""
+    return f"source-{number}.json"
+
+
+def _origin(result: ExpertResult, source: DicomSource) -> dict[str, Any]:
+    found = result.provenance
+    author = {"expert": found.expert, "version": found.version, "digest": found.weights_digest}
+    return {"author": author, "source": source.as_json()}
 
 
 def _folder(tenant: str, answer_id: str) -> str:

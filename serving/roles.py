@@ -1,18 +1,20 @@
 """What a process serves by its role: everything (`single`), or one part of the graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastapi import FastAPI
 
-from serving import app, expert, graph, metrics, models, orchestrator, vlm
+from serving import app, engine_metrics, expert, graph, metrics, models, orchestrator, vlm, watched
 from serving.answer import Service, Terms
 from serving.health import Health
+from serving.lanes import Lane
 from serving.server import Part
 from serving.studies import StudyStore
 from serving.tenants import Tenants
 from vilam3.consultant import load
+from vilam3.engines import EngineChoice
 from vilam3.errors import UserError
 from vilam3.experts.facts import ARGUMENTS
 from vilam3.experts.roster import Listed, published
@@ -55,28 +57,33 @@ class Place:
         return open_store(self.studies_uri) if self.studies_uri else FolderStore(self.work / "store")
 
 
-def single(model: str, *, experts: Path | None, place: Place, terms: Terms) -> Part:
+def single(model: str, *, experts: Path | None, place: Place, terms: Terms, engine: EngineChoice) -> Part:
     """Everything in one process."""
-    consultant = load(model, experts=experts)
+    consultant = load(model, experts=experts, engine=engine)
     service = Service.create(consultant, tenants=place.tenants, work=place.work, terms=terms)
+    service.dialogues = Lane("dialogues", workers=engine.slots, waiting=engine.waiting, urgent=engine.waiting // 4)
+    engine_metrics.watch(consultant.engine)
     metrics.declare(() if consultant.experts is None else tuple(consultant.experts.grammar().arguments))
-    return _public(service)
+    return _public(service, ends=consultant.engine.close)
 
 
-def language_model(model: str, *, place: Place, known: Sequence[str] = tuple(ARGUMENTS)) -> Part:
+def language_model(model: str, *, place: Place, engine: EngineChoice, known: Sequence[str] = tuple(ARGUMENTS)) -> Part:
     """The language model alone.
 
     Args:
         model: Checkpoint directory or registered version.
         place: Where it works.
+        engine: What runs it.
         known: Experts that a graph's switch may ask.
     """
-    consultant = load(model)
+    consultant = load(model, engine=engine)
+    engine_metrics.watch(consultant.engine)
     service = vlm.ModelService(
         engine=consultant.engine,
         digest=consultant.model_digest,
         dialect=consultant.dialect,
         tenants=place.tenants,
+        replies=vlm.lane(slots=engine.slots, waiting=engine.waiting),
     )
     metrics.declare((metrics.VLM,))
     return model_part(service, store=place.any_store(), known=known)
@@ -110,6 +117,7 @@ def one_expert(name: str, *, experts: Path, place: Place) -> Part:
         tenants=place.tenants,
     )
     service.registry()  # what is missing or damaged is said before the server starts
+    service.begin_warm_up()
     return expert_part(service)
 
 
@@ -118,10 +126,17 @@ def expert_part(service: expert.ExpertService) -> Part:
     metrics.declare((service.name,))
 
     def install(application: FastAPI) -> None:
+        application.state.expert = service
+        application.include_router(watched.router)
         expert.install(application, service)
         graph.install(application, graph.ExpertStep(service=service))
 
-    return Part(install=install, models=lambda: [models.ExpertModel(service)], close=service.close)
+    return Part(
+        install=install,
+        models=lambda: [models.ExpertModel(service)],
+        close=service.close,
+        health=Health(lambda: service.lacking),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,19 +161,18 @@ def public(others: Others, *, terms: Terms, place: Place) -> Part:
     service = orchestrator.service(known, experts, objects=store, tenants=place.tenants, terms=terms)
     metrics.declare(tuple(others.experts))
     known.begin()
-    return _public(service, known=known)
+    return _public(service, ends=known.close, health=Health(known.lacking))
 
 
-def _public(service: Service, *, known: orchestrator.Acquaintance | None = None) -> Part:
+def _public(service: Service, *, ends: Callable[[], None], health: Health | None = None) -> Part:
 
     def close() -> None:
         service.close()
-        if known is not None:
-            known.close()
+        ends()
 
     return Part(
         install=lambda application: app.install(application, service),
         models=lambda: [models.ChatModel(service)],
         close=close,
-        health=Health() if known is None else Health(known.lacking),
+        health=health or Health(),
     )

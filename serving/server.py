@@ -22,6 +22,7 @@ from fastapi import FastAPI
 from serving import health
 from serving.address import check_free
 from serving.framework import ModelServer, app
+from serving.grpc import GrpcServer
 from serving.health import Health
 
 READY_POLL_S = 0.05
@@ -56,11 +57,13 @@ class Listening:
         host: Address to bind.
         port: Port to bind.
         drain_s: After SIGTERM, how long connections are still taken while readiness is already false.
+        grpc_port: Port for KServe's V2 protocol over gRPC, or None for HTTP alone.
     """
 
     host: str
     port: int
     drain_s: float = 0.0
+    grpc_port: int | None = None
 
 
 class Server(ModelServer):
@@ -73,6 +76,13 @@ class Server(ModelServer):
         )
         self._listening = listening
         self._health = ready
+        self._grpc: GrpcServer | None = None
+        if listening.grpc_port is not None:
+            self._grpc = GrpcServer(
+                f"{listening.host}:{listening.grpc_port}",
+                data_plane=self.dataplane,
+                repository=self.model_repository_extension,
+            )
 
     async def _serve(self) -> None:
         self._rest_server.config.host = self._listening.host  # KServe binds every address and has no setting for it
@@ -88,7 +98,15 @@ class Server(ModelServer):
                 leave(number, frame)
 
         uvicorn_server.handle_exit = drain
-        await super()._serve()
+        if self._grpc is None:
+            await super()._serve()
+            return
+        beside = asyncio.ensure_future(self._grpc.run())
+        try:
+            await super()._serve()
+        finally:
+            await self._grpc.stop(grace_s=GRACE_S)
+            await beside
 
 
 def serve(part: Part, listening: Listening, *, on_ready: Callable[[str], None]) -> None:
@@ -102,7 +120,9 @@ def serve(part: Part, listening: Listening, *, on_ready: Callable[[str], None]) 
     Raises:
         UserError: the port is taken.
     """
-    check_free(listening.host, listening.port)
+    for port in (listening.port, listening.grpc_port):
+        if port is not None:
+            check_free(listening.host, port)
     _quieten()
     health.install(app, part.health)
     part.install(app)

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from serving import refusals, sse
-from serving.answer import Progress, Running
+from serving.answer import Running
 from serving.completion import Answered, ExpertEnded, beside
 from serving.presence import Gone
+from serving.recorder import Progress
 from serving.wire import MODEL_NAME
 from vilam3.dialogue.events import ExpertProgressed, ExpertStarted, ReplyFinished, TextPiece
 from vilam3.errors import VilaM3Error
@@ -36,11 +37,12 @@ async def events(running: Running, *, gone: Gone, holds_back: bool, include_usag
     writer = Writer(running.answer_id, running.created, holds_back=holds_back)
     yield writer.chunk({"role": "assistant", "content": ""})
     try:
-        async for event in running.progress(gone=gone):
-            for line in writer.lines(event):
-                yield line
-            if include_usage and isinstance(event, Answered):
-                yield writer.usage(event)
+        async for batch in running.progress(gone=gone):
+            lines = "".join(line for event in batch for line in writer.lines(event))
+            if lines:
+                yield lines
+            if include_usage and isinstance(batch[-1], Answered):
+                yield writer.usage(batch[-1])
     except VilaM3Error as error:
         yield sse.data(refusals.body(error))
     except Exception as error:  # noqa: BLE001 - the status line is gone: what is left is to say so in the stream

@@ -17,20 +17,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from serving.attachments import read_attachments
 from serving.wire import StudyInfo
 from vilam3.artifacts import whole_directory
 from vilam3.data.intake import Limits, read_study
+from vilam3.data.nifti import write_volume
+from vilam3.data.render import display_range
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
 from vilam3.errors import ArtifactError, DataError, NotFoundError
 from vilam3.services.memory import folder_of
 from vilam3.shelf import GIB, NONE, STUDY_ID, Bounds, Shelf, content_of, drop_oldest, get_json, put_json, tenant_folder
+from vilam3.sources.images import Sources
 
 log = logging.getLogger(__name__)
 
 COPY_BYTES = 1 << 20
 LONGEST_NAME = 80
 MOST_KNOWN = 4096  # studies that came within questions, whose references are known
+MOST_LISTED = 100
 ONE_UPLOAD = Limits(max_bytes=2 * GIB)
 _ID = re.compile(STUDY_ID)
 
@@ -47,7 +52,13 @@ class StudyStore:
     """Keeps studies of all tenants apart; may be used from several threads and processes."""
 
     def __init__(
-        self, shelf: Shelf, *, limits: Limits = ONE_UPLOAD, bounds: Bounds | None = None, sweep_every_s: float = 0.0
+        self,
+        shelf: Shelf,
+        *,
+        limits: Limits = ONE_UPLOAD,
+        bounds: Bounds | None = None,
+        sweep_every_s: float = 0.0,
+        sources: Sources | None = None,
     ) -> None:
         """Keep studies on `shelf`.
 
@@ -56,14 +67,19 @@ class StudyStore:
             limits: On one upload.
             bounds: On all studies together.
             sweep_every_s: Least time between two looks at the bounds; looking lists the whole store.
+            sources: Where else images may come from; by default what the environment lists.
+
+        Raises:
+            UserError: the environment's lists are not understood.
         """
         self.shelf = shelf
-        self._limits = limits
+        self.sources = Sources.from_environment() if sources is None else sources
+        self.limits = limits
         self._bounds = bounds or Bounds()
         self._sweep_every_s = sweep_every_s
         self._lock = threading.Lock()
         self._swept_s = float("-inf")
-        self._kept: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, str], str] = OrderedDict()
 
     def add(self, tenant: str, uploads: Sequence[Upload], *, modality: Modality | None = None) -> StudyInfo:
         """Read an upload and keep it.
@@ -78,7 +94,26 @@ class StudyStore:
             ArtifactError: the store cannot take it.
         """
         with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
-            study = read_upload(uploads, Path(scratch) / "images", modality=modality, limits=self._limits)
+            study = read_upload(uploads, Path(scratch) / "images", modality=modality, limits=self.limits)
+        return self.enlist(tenant, study)
+
+    def attached(self, urls: Sequence[str], *, modality: Modality | None = None, part: str = "image_url") -> Study:
+        """The study that data URLs carry, or addresses elsewhere name.
+
+        Raises:
+            DataError: one cannot be used, or is not permitted.
+            NotFoundError: there is nothing there.
+            UnsupportedError: one is neither.
+            PacsError: the archive refuses or is out of reach.
+        """
+        return read_attachments(urls, sources=self.sources, limits=self.limits, modality=modality, part=part)
+
+    def enlist(self, tenant: str, study: Study) -> StudyInfo:
+        """Keep a study that has been read; returns what is said of it.
+
+        Raises:
+            ArtifactError: the store cannot take it.
+        """
         return self._put(tenant, study)[1]
 
     def keep(self, tenant: str, study: Study) -> Study:
@@ -89,8 +124,10 @@ class StudyStore:
         """
         if study.reference:
             return study
+        # Of two series with the same content each keeps its own, since a result is filed under its series.
+        name = tenant, study.digest, "" if study.source is None else study.source.series_uid
         with self._lock:
-            reference = self._kept.get((tenant, study.digest), "")
+            reference = self._kept.get(name, "")
         try:
             if reference:
                 return self.get(tenant, reference.rpartition("/")[2])
@@ -98,7 +135,7 @@ class StudyStore:
             pass  # forgotten meanwhile
         kept, _ = self._put(tenant, study)
         with self._lock:
-            self._kept[tenant, study.digest] = kept.reference
+            self._kept[name] = kept.reference
             while len(self._kept) > MOST_KNOWN:
                 self._kept.popitem(last=False)
         return kept
@@ -126,6 +163,32 @@ class StudyStore:
             NotFoundError: there is none of that id for this tenant.
         """
         return StudyInfo.model_validate(self._info(tenant, study_id))
+
+    def recent(self, tenant: str) -> list[StudyInfo]:
+        """What is known of the tenant's studies, the one used last first; at most `MOST_LISTED`."""
+        used_s = {
+            entry.key: entry.modified_s
+            for entry in self.shelf.objects.entries(f"{tenant_folder(tenant)}/studies")
+            if entry.key.endswith("/info.json")
+        }
+        newest = sorted(used_s, key=lambda key: used_s[key], reverse=True)[:MOST_LISTED]
+        return [StudyInfo.model_validate(told) for told in map(self._told, newest) if told is not None]
+
+    def volume(self, tenant: str, study_id: str, number: int) -> BinaryIO:
+        """A volume of a study as gzipped NIfTI, in a file that is gone when it is closed.
+
+        Raises:
+            NotFoundError: there is no such study for this tenant, or it has no such volume.
+            ArtifactError: the store is damaged or out of reach.
+        """
+        study = self.get(tenant, study_id)
+        if not 0 <= number < len(study.volumes):
+            raise NotFoundError(f"volume {number}: the study has {len(study.volumes)}; they count from 0")
+        volume = study.volumes[number]
+        with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
+            path = Path(scratch) / "volume.nii.gz"
+            write_volume(path, volume, display=display_range(volume, modality=study.modality), durable=False)
+            return path.open("rb")
 
     def get(self, tenant: str, study_id: str) -> Study:
         """The study itself; counts as a use.
@@ -185,6 +248,13 @@ class StudyStore:
         except NotFoundError as error:
             raise NotFoundError(NONE) from error
 
+    def _told(self, key: str) -> dict[str, object] | None:
+        """A study's document, unless it was removed since it was listed."""
+        try:
+            return get_json(self.shelf.objects, key)
+        except NotFoundError:
+            return None
+
     def _sweep(self) -> None:
         with self._lock:
             if time.monotonic() - self._swept_s < self._sweep_every_s:
@@ -241,6 +311,7 @@ def _info(study: Study) -> StudyInfo:
         modality=study.modality,
         num_slices=study.num_slices,
         num_views=max(1, len(study.volumes)),
+        volumes=[volume.sequence for volume in study.volumes],
         series=study.series,
         warnings=list(study.warnings),
         created=int(time.time()),

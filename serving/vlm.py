@@ -22,11 +22,12 @@ from serving.tenants import Tenants
 from vilam3 import tracing
 from vilam3.data.sample import Dialect
 from vilam3.dialogue.messages import Engine, Generation, Message, Sampling
+from vilam3.engines import EngineChoice
 from vilam3.errors import EngineError, NotFoundError
 from vilam3.services.engine import MODEL
 
 STILL_AT_WORK = ": at work\n\n"
-SIDE_BY_SIDE, WAITING = 8, 64
+PLAIN = EngineChoice()
 
 router = APIRouter(default_response_class=JSONResponse)
 Reply = Flow[str, Generation]
@@ -50,10 +51,8 @@ class ModelService:
     digest: str
     dialect: Dialect
     tenants: Tenants
-    replies: Lane = field(
-        default_factory=lambda: Lane("replies", workers=SIDE_BY_SIDE, waiting=WAITING, urgent=WAITING // 4)
-    )
-    readers: Lane = field(default_factory=lambda: Lane("readers", workers=2, waiting=WAITING))
+    replies: Lane = field(default_factory=lambda: lane(slots=PLAIN.slots, waiting=PLAIN.waiting))
+    readers: Lane = field(default_factory=lambda: Lane("readers", workers=2, waiting=PLAIN.waiting))
     started: int = field(default_factory=lambda: int(time.time()))
 
     def begin(self, messages: list[Message], sampling: Sampling, *, priority: int = 0) -> Reply:
@@ -79,6 +78,7 @@ class ModelService:
         """Let threads end."""
         self.replies.close()
         self.readers.close()
+        self.engine.close()
 
     def decode(
         self, flow: Flow[str, Any], messages: list[Message], sampling: Sampling, *, priority: int = 0
@@ -100,6 +100,11 @@ class ModelService:
                     if piece:
                         flow.tell(piece)
         raise EngineError(f"engine {self.engine.name}: the stream ended without a result; ask again")
+
+
+def lane(*, slots: int, waiting: int) -> Lane:
+    """Where replies are decoded: as many threads as the engine has places, which also keeps its own queue short."""
+    return Lane("replies", workers=slots, waiting=waiting, urgent=waiting // 4)
 
 
 def install(app: FastAPI, service: ModelService) -> None:
@@ -126,7 +131,8 @@ async def chat(body: ReplyRequest, request: Request, service: Admitted) -> Respo
     if body.model != MODEL:
         raise NotFoundError(f"model {body.model!r}: not served here; use {MODEL!r}")
     messages = await service.readers.run(body.conversation)
-    reply = service.begin(messages, body.sampling(), priority=body.priority)
+    sampling = body.sampling(tenant=service.tenants.of(request.headers))
+    reply = service.begin(messages, sampling, priority=body.priority)
     head = {"id": f"chatcmpl-{secrets.token_hex(16)}", "created": int(time.time()), "model": MODEL}
     head["system_fingerprint"] = service.digest
     if not body.stream:
@@ -163,9 +169,10 @@ def _reason(generation: Generation) -> str:
     return "length" if generation.finish_reason == "length" else "stop"
 
 
-def _usage(generation: Generation) -> dict[str, int]:
+def _usage(generation: Generation) -> dict[str, Any]:
     return {
         "prompt_tokens": generation.prompt_tokens,
         "completion_tokens": generation.completion_tokens,
         "total_tokens": generation.prompt_tokens + generation.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": generation.reused_tokens},
     }

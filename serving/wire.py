@@ -14,6 +14,7 @@ from vilam3.data.sample import Modality
 from vilam3.dialogue.messages import Sampling
 from vilam3.experts.protocol import Point
 from vilam3.services.findings import MOST_POINTS
+from vilam3.sources.schemes import is_elsewhere
 
 MODEL_NAME = "vilam3"
 STUDY_SCHEME = "study://"
@@ -38,7 +39,7 @@ class TextPart(Closed):
 
 
 class ImageUrl(Closed):
-    """Where an image is: a data URL or ``study://<id>``."""
+    """Where an image is: a data URL, ``study://<id>``, or elsewhere: ``https://``, ``s3://``, ``dicomweb://``."""
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None
@@ -104,7 +105,6 @@ class Completing(Closed):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
     n: Literal[1] | None = None
-    stop: None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     logprobs: Literal[False] | None = None
@@ -156,7 +156,9 @@ class ChatRequest(Completing):
     """A chat completion request: one question of a dialogue."""
 
     model: str = MODEL_NAME
+    stop: None = None
     slice_index: Annotated[int, Field(ge=0)] | None = None
+    scope: Literal["slice", "volume"] = "slice"
     modality: Modality | None = None
     experts: bool = True
     several: bool = False
@@ -166,6 +168,18 @@ class ChatRequest(Completing):
     store: bool | None = None
     safety_identifier: str | None = None
     parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="after")
+    def _look_at_one_thing(self) -> Self:
+        if self.scope == "volume" and self.slice_index is not None:
+            raise ValueError("scope: a question about the volume has no slice_index; leave one of the two out")
+        return self
+
+    @property
+    def names_images_elsewhere(self) -> bool:
+        """Whether images must be fetched before it can be answered."""
+        parts = (part for message in self.messages for part in message.parts())
+        return any(isinstance(part, ImagePart) and is_elsewhere(part.image_url.url) for part in parts)
 
     @property
     def keeps(self) -> bool:
@@ -186,7 +200,7 @@ class Usage(Closed):
 
 
 class StudyInfo(Closed):
-    """What is known of an uploaded study."""
+    """What is known of an uploaded study; `volumes` has the MR sequence of each, empty names without one."""
 
     id: str
     object: Literal["study"] = "study"
@@ -194,9 +208,17 @@ class StudyInfo(Closed):
     modality: Modality
     num_slices: int
     num_views: int
+    volumes: list[str] = []
     series: str
     warnings: list[str]
     created: int
+
+
+class StudyElsewhere(Closed):
+    """Images to fetch and keep as one study."""
+
+    urls: Annotated[list[str], Field(min_length=1, max_length=16)]
+    modality: Modality | None = None
 
 
 class Instance(Closed):

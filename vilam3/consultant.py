@@ -16,6 +16,7 @@ from vilam3.data.study import Study, content_digest
 from vilam3.dialogue.loop import Asking
 from vilam3.dialogue.messages import Engine, Message
 from vilam3.dialogue.panel import Ask
+from vilam3.engines import EngineChoice, open_engine
 from vilam3.errors import CheckpointError, ExpertError, NotFoundError
 from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Watch, unwatched
 from vilam3.experts.trigger import Grammar
@@ -138,12 +139,13 @@ class Consultant:
         return ask
 
 
-def load(model: str, *, experts: Path | None = None) -> Consultant:
+def load(model: str, *, experts: Path | None = None, engine: EngineChoice | None = None) -> Consultant:
     """Load a checkpoint and the experts beside it.
 
     Args:
         model: A checkpoint directory, or ``models:/name@alias`` or ``models:/name/version`` of the tracking server.
         experts: Directory with the expert bundles, or None for a model alone.
+        engine: What runs the model; our own where it is left out.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
@@ -151,18 +153,21 @@ def load(model: str, *, experts: Path | None = None) -> Consultant:
         TrackingError: the tracking server cannot resolve the name.
     """
     path = resolve(model)
-    from vilam3.experts.registry import Registry  # noqa: PLC0415 - torch and MONAI take seconds to import
-    from vilam3.model.checkpoint import load as load_checkpoint  # noqa: PLC0415 - likewise
-    from vilam3.model.engine import TorchEngine  # noqa: PLC0415 - likewise
+    from vilam3.model.checkpoint import read_config  # noqa: PLC0415 - torch takes seconds to import
 
-    loaded = load_checkpoint(path)
-    dialect = loaded.config.prompt_dialect
+    dialect = read_config(path).prompt_dialect
     return Consultant(
-        engine=TorchEngine(loaded),
-        experts=None if experts is None else Registry.load(experts, dialect=dialect),
+        engine=open_engine(path, engine or EngineChoice()),
+        experts=None if experts is None else _experts(experts, dialect),
         dialect=dialect,
         model_digest=weights_digest(path),
     )
+
+
+def _experts(folder: Path, dialect: Dialect) -> Experts:
+    from vilam3.experts.registry import Registry  # noqa: PLC0415 - MONAI takes seconds, and not every image has it
+
+    return Registry.load(folder, dialect=dialect)
 
 
 def resolve(model: str) -> Path:

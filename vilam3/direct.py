@@ -8,6 +8,7 @@ from typing import Any
 
 from vilam3.artifacts import whole_file
 from vilam3.consultant import Consultant, with_modality
+from vilam3.data.dicom_source import DicomSource
 from vilam3.data.intake import read_study
 from vilam3.data.nifti import write_label_map
 from vilam3.data.sample import Modality
@@ -16,17 +17,29 @@ from vilam3.dialogue.drive import answer
 from vilam3.dialogue.events import Event, ExpertFinished, ExpertProgressed, ExpertStarted, ReplyFinished
 from vilam3.dialogue.record import NOTICE, expert_call, notes
 from vilam3.errors import DataError
-from vilam3.experts.protocol import ExpertResult
+from vilam3.experts.protocol import ExpertResult, LabelMap
+from vilam3.results.whole import on_whole
+from vilam3.sources.images import read_elsewhere
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
 
-def read_images(images: Sequence[Path], *, modality: Modality | None = None, question: str = "") -> Study:
-    """One study from a file, a folder, or several files.
+def read_images(images: Sequence[Path | str], *, modality: Modality | None = None, question: str = "") -> Study:
+    """One study from a file, a folder, several files, or addresses of images elsewhere.
 
     Raises:
-        DataError: they cannot be used.
+        DataError: they cannot be used, or are not permitted.
+        NotFoundError: there is nothing at an address.
+        PacsError: the archive refuses or is out of reach.
     """
+    if elsewhere := [image for image in images if isinstance(image, str)]:
+        if len(elsewhere) < len(images):
+            raise DataError("--image: some are here and some elsewhere; bring all of one study to one place")
+        return with_modality(read_elsewhere(elsewhere, modality=modality), modality, question=question)
+    return _read_here([image for image in images if isinstance(image, Path)], modality, question)
+
+
+def _read_here(images: Sequence[Path], modality: Modality | None, question: str) -> Study:
     for image in images:
         if not image.exists():
             raise DataError(f"{image}: no such file or folder; give the images of one study")
@@ -38,12 +51,13 @@ def read_images(images: Sequence[Path], *, modality: Modality | None = None, que
         return with_modality(read_study(Path(folder), modality=modality), modality, question=question)
 
 
-def ask(
+def ask(  # noqa: PLR0913 - one for each option of the verb
     consultant: Consultant,
     question: str,
     study: Study | None,
     *,
     slice_index: int | None = None,
+    whole: bool = False,
     with_experts: bool = True,
     out: Path | None = None,
     on_event: OnEvent,
@@ -55,6 +69,7 @@ def ask(
         question: As typed.
         study: What it is about, or None.
         slice_index: Axial slice; None is the middle one.
+        whole: The question is about all slices: experts show the one with the most of what they looked for.
         with_experts: False asks the model alone.
         out: Where overlays and masks are written, if anywhere.
         on_event: Told about replies and experts.
@@ -64,10 +79,13 @@ def ask(
     """
     asking = consultant.asking(question, study, slice_index=slice_index, with_experts=with_experts)
     told = _Told(study=study, out=out, on_event=on_event)
+    ask_expert = consultant.ask_on(study, slice_index=slice_index)
+    if whole and study is not None:
+        ask_expert = on_whole(ask_expert, study, dialect=consultant.dialect)
     transcript = answer(
         asking,
         consultant.engine,
-        consultant.ask_on(study, slice_index=slice_index),
+        ask_expert,
         consultant.grammar(),
         on_event=told.hear,
     )
@@ -133,6 +151,27 @@ class _Told:
             saved["overlay_url"] = str(path)
         if result.mask is not None and self.study is not None and self.study.volumes:
             path = self.out / f"mask-{number}.nii.gz"
-            write_label_map(path, result.mask.ids_XYZ, like=self.study.volumes[0])
+            write_label_map(path, result.mask.ids_XYZ, like=self.study.volumes[0], names=result.mask.names)
             saved["mask_url"] = str(path)
+            saved |= self._save_segmentation(number, result, result.mask, self.study.source)
         return saved
+
+    def _save_segmentation(
+        self, number: int, result: ExpertResult, mask: LabelMap, source: DicomSource | None
+    ) -> dict[str, str]:
+        """Write a DICOM SEG, where the images are of DICOM and something was found."""
+        if self.out is None or source is None or not source.is_filed or not mask.ids_XYZ.any():
+            return {}
+        from vilam3.results.segmentation import Author, encode  # noqa: PLC0415 - highdicom takes a while to import
+
+        found = result.provenance
+        author = Author(
+            expert=found.expert,
+            version=found.version,
+            digest=found.weights_digest,
+            key=f"{found.study_digest}/{found.created_at}/{number}",
+        )
+        path = self.out / f"segmentation-{number}.dcm"
+        with whole_file(path) as partial:
+            partial.write_bytes(encode(mask, source, author=author))
+        return {"segmentation_url": str(path)}

@@ -19,6 +19,7 @@
     ├── DivergedError           the loss is no number; the last good checkpoint is kept
     ├── SupersededError         another process has taken over this run
     ├── BusyError               more callers wait than are held; says when to come back: HTTP 429
+    ├── PacsError               the PACS refused or is out of reach: HTTP 503
     └── EngineError             the model server or engine failed or is out of reach: HTTP 503
 
 A message says where, which value, which rule and what to do:
@@ -112,6 +113,12 @@ class DivergedError(VilaM3Error):
 
 class SupersededError(VilaM3Error):
     """A later process of the same run writes its checkpoints now; this one must not."""
+
+
+class PacsError(VilaM3Error):
+    """The archive of images refused or is out of reach."""
+
+    http_status = 503
 
 
 class EngineError(VilaM3Error):

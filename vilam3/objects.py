@@ -192,6 +192,18 @@ class S3Store:
         with self._translated():
             self._s3.download_file(**self._named(key), Filename=str(path))
 
+    def size(self, key: str) -> int | None:
+        """Bytes of an object, or None where there is none of that key.
+
+        Raises:
+            ArtifactError: the store refuses or is out of reach.
+        """
+        try:
+            with self._translated():
+                return int(self._s3.head_object(**self._named(key))["ContentLength"])
+        except NotFoundError:
+            return None
+
     def copy(self, source: str, target: str) -> None:
         """See `ObjectStore.copy`."""
         with self._translated():

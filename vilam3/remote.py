@@ -61,6 +61,30 @@ class Server:
             response = self._http.post("/v1/studies", files=files, data={"modality": modality} if modality else {})
             return dict(self._checked(response).json())
 
+    def name(self, urls: Sequence[str], *, modality: Modality | None = None) -> dict[str, Any]:
+        """Let the server fetch images elsewhere as one study; returns what it says of it.
+
+        Raises:
+            DataError: the server cannot use them, or fetches nothing from there.
+        """
+        named = {"urls": list(urls)} | ({"modality": modality} if modality else {})
+        with self._translated():
+            return dict(self._checked(self._http.post("/v1/studies", json=named)).json())
+
+    def stow(self, answer_id: str) -> list[dict[str, Any]]:
+        """Let the server store an answer's segmentations in its PACS; returns what was stored.
+
+        Raises:
+            DataError: the server knows no PACS.
+            NotFoundError: there is nothing to store.
+            EngineError: the PACS is out of reach.
+        """
+        with self._translated():
+            stored: list[dict[str, Any]] = self._checked(self._http.post(f"/v1/results/{answer_id}/stow")).json()[
+                "stored"
+            ]
+            return stored
+
     def forget(self, study_id: str) -> None:
         """Let the server delete a study."""
         with self._translated():

@@ -1,9 +1,10 @@
 """Studies on an object store, where several orchestrators and the experts see the same ones.
 
-What is kept is the decoded study, which holds pixels and geometry but no header. Keys are bound to the tenant (a digest
-of its name) and to the study's content, and end in a random part, so that nobody can guess one:
-``tenants/<tenant>/studies/study-<content>-<random>``. That key is the study's reference; experts are sent it in place
-of a volume.
+What is kept is the decoded study, which holds pixels and geometry but no header; the few tags that a result must be
+filed under lie beside it (`source.json`), and only who files one reads them. Keys are
+bound to the tenant (a digest of its name) and to the study's content, and end in a random part, so that nobody can
+guess one: ``tenants/<tenant>/studies/study-<content>-<random>``. That key is the study's reference; experts are sent it
+in place of a volume.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from vilam3.data.dicom_source import DicomSource
 from vilam3.data.limits import Limits
 from vilam3.data.nifti import write_label_map
 from vilam3.data.packed import pack, unpack
@@ -87,6 +89,8 @@ class Shelf:
             file = Path(scratch) / "study.zip"
             pack(study, file)
             self.objects.put(f"{kept.reference}/study.zip", file)
+        if study.source is not None and study.source.is_filed:
+            put_json(self.objects, f"{kept.reference}/source.json", study.source.as_json())
         self._remember(kept)
         return kept
 
@@ -109,6 +113,19 @@ class Shelf:
         self._remember(kept)
         return kept
 
+    def source(self, study: Study) -> DicomSource | None:
+        """The DICOM series of a study; one that was read from the store does not carry it.
+
+        Raises:
+            ArtifactError: it is damaged, or the store is out of reach.
+        """
+        if study.source is not None or not study.reference:
+            return study.source
+        try:
+            return DicomSource.from_json(get_json(self.objects, f"{check_reference(study.reference)}/source.json"))
+        except NotFoundError:
+            return None
+
     def put_mask(self, study: Study, mask: LabelMap) -> str:
         """Keep a segmentation beside its study, on the grid the study was sent in; returns its key.
 
@@ -118,7 +135,7 @@ class Shelf:
         key = f"{check_reference(study.reference)}/masks/{secrets.token_hex(16)}.nii.gz"
         with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
             file = Path(scratch) / "mask.nii.gz"
-            write_label_map(file, mask.ids_XYZ, like=study.volumes[0], durable=False)
+            write_label_map(file, mask.ids_XYZ, like=study.volumes[0], names=mask.names, durable=False)
             self.objects.put(key, file)
         return key
 

@@ -55,9 +55,9 @@ def fit_experts(recipe: Recipe, *, corpus: Path, experts: Path) -> dict[str, flo
         What fitting measured, as ``<expert>.<figure>``.
     """
     from vilam3.artifacts import sha256_tree
-    from vilam3.experts.fitting import ExpertName, fit_expert
+    from vilam3.experts.fitting import fit_expert
 
-    steps: dict[ExpertName, int] = {
+    steps = {
         "vista3d": recipe.experts.vista3d_steps,
         "brats": recipe.experts.brats_steps,
         "cxr": recipe.experts.cxr_steps,

@@ -11,6 +11,7 @@ from vilam3.errors import NotFoundError, UserError
 from vilam3.objects import open_store
 
 REGISTERED = "models:/"
+SIGNS = ("configs/metadata.json", "ensemble.json")  # of one expert, as opposed to a directory of them
 
 
 def fetch(source: str, out: Path) -> int:
@@ -45,6 +46,25 @@ def fetch(source: str, out: Path) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             store.save(entry.key, path)
     return sum(entry.num_bytes for entry in entries)
+
+
+def experts_at(place: str, work: Path) -> Path:
+    """The local directory of experts, brought from where it is kept unless it is here.
+
+    Args:
+        place: A directory, or what `fetch` takes: of experts, or one bundle, which keeps the name it has there.
+        work: Where to bring it.
+
+    Raises:
+        UserError: as `fetch`, and NotFoundError, ArtifactError and TrackingError.
+    """
+    if "://" not in place and not place.startswith(REGISTERED):
+        return Path(place)
+    name = PurePosixPath(urlsplit(place).path.partition("@")[0]).name
+    brought = work / "experts"
+    fetch(place, brought / name)
+    is_bundle = any((brought / name / sign).is_file() for sign in SIGNS)
+    return brought if is_bundle else brought / name
 
 
 def _source_of(uri: str) -> str:

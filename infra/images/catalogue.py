@@ -69,6 +69,7 @@ IMAGES = {
         Image(role="ops", folder=ROOT, has_environment=True),
         Image(role="cpu", folder=ROOT, has_environment=True),
         Image(role="gpu", folder=ROOT, has_environment=True),
+        Image(role="vllm", folder=ROOT, has_environment=True),
         Image(role="postgresql", folder=FOLDERS / "postgresql", has_environment=False),
         Image(role="storage-initializer", folder=FOLDERS / "storage-initializer", has_environment=False),
     )

@@ -20,6 +20,14 @@ def test_every_area_can_be_run() -> None:
         assert "run" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, area
 
 
+def test_every_part_of_an_area_has_figures() -> None:
+    parts = [path for area in areas() for path in RESULTS.parent.glob(f"{area}_*.py")]
+    assert parts
+    for path in parts:
+        tree = ast.parse(path.read_text("utf-8"))
+        assert "figures" in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, path.stem
+
+
 def test_a_record_says_machine_commit_and_command(tmp_path: Path) -> None:
     figures = [Figure(name="load", value=3.0, unit="s", baseline=2.0), Figure(name="peak", value=1.0, unit="MB")]
     returned = write("load", figures, command="make bench AREAS=load", root=tmp_path)

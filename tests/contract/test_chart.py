@@ -31,8 +31,9 @@ from tests.chart import (
 from tests.contract.commands import exit_code
 from vilam3 import platform
 from vilam3.cli.main import build_parser
-from vilam3.experts.fitting import FOLDERS
+from vilam3.experts.fitting import fit_of, fittable
 from vilam3.experts.registry import GROUP
+from vilam3.experts.trigger import PUBLISHED_ORDER
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S)
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
@@ -45,7 +46,8 @@ THEIRS = {
     "HOME", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
     "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION",
     "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION",
-    "OTEL_EXPORTER_OTLP_ENDPOINT", "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGDATA",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGDATA",
 }  # fmt: skip
 
 
@@ -214,7 +216,8 @@ def test_a_version_of_a_pipeline_is_named_by_its_content() -> None:
 def test_the_chart_knows_the_experts_of_the_registry() -> None:
     experts = DEFAULTS["experts"]
     assert {name.upper() for name in experts} == {point.name for point in entry_points(group=GROUP)}
-    assert {name: one["bundle"] for name, one in experts.items()} == FOLDERS
+    assert {name: one["bundle"] for name, one in experts.items()} == {name: fit_of(name).folder for name in fittable()}
+    assert {name for name, one in experts.items() if one["enabled"]} == {name.lower() for name in PUBLISHED_ORDER}
 
 
 def test_ray_is_the_version_of_the_image(rendered: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-READY_S = 120.0
+READY_S = 600.0  # an upper bound: a busy machine takes minutes to import what a server needs
 LEAVE_S = 60.0
 
 

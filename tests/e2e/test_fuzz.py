@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -44,7 +45,7 @@ schema = schemathesis.pytest.from_fixture("api")
     derandomize=True,  # the same cases each time: a failure can be repeated
     suppress_health_check=list(HealthCheck),
 )
-def test_nothing_that_is_sent_is_our_fault(case: schemathesis.Case) -> None:
+def test_nothing_that_is_sent_is_our_fault(case: "schemathesis.Case[Any]") -> None:
     response = case.call()
     assert response.status_code < 500, response.content[:500]
     assert response.elapsed < LONGEST_S

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -160,6 +161,8 @@ def _member(
         "MASTER_PORT": port,
     }
     os.environ.update({name: str(value) for name, value in group.items()} | dict(environment))
+    # DeepSpeed 0.19 calls collectives by names that torch 2.13 is about to drop.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     told: dict[str, Any]
     try:
         with (notes / "log").open("a") as log:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vilam3.cli.main import Verbs
+from vilam3.experts.fitting import fittable
 
 if TYPE_CHECKING:
     from vilam3.data.study import Study
     from vilam3.experts.protocol import ExpertResult
 
 EXPERTS = Path("experts")
+CORPUS = Path("corpus")
 EXAMPLES = """examples:
   vilam3 experts list --experts experts
   vilam3 experts run --experts experts --expert VISTA3D --argument "hepatic tumor" --image scan.nii.gz --out finding
@@ -87,6 +89,8 @@ def _add_run(actions: Any) -> None:  # noqa: ANN401 - likewise
     parser.add_argument("--image", type=Path, required=True, metavar="PATH", help="DICOM, NIfTI, PNG, folder or zip")
     parser.add_argument("--modality", choices=("CT", "MRI", "CXR"), help="where the file does not say it")
     parser.add_argument("--slice", type=int, metavar="I", help="axial slice, 0 is the lowest (the middle one)")
+    parser.add_argument("--point", type=_point, action="append", metavar="LABEL=X,Y,Z", help="it is here (RAS mm)")
+    parser.add_argument("--not-point", type=_point, action="append", metavar="LABEL=X,Y,Z", help="it is not here")
     parser.add_argument("--device", default="cpu", help="torch device (cpu)")
     _dialect_option(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="directory to write")
@@ -124,8 +128,10 @@ def _add_overlay(actions: Any) -> None:  # noqa: ANN401 - likewise
 
 def _add_fit(actions: Any) -> None:  # noqa: ANN401 - likewise
     parser = _action(actions, "fit", help="fit a small expert to a corpus", epilog=FIT_EXAMPLE, run=fit)
-    parser.add_argument("--expert", choices=("vista3d", "brats", "cxr"), required=True)
-    parser.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="as vilam3 prepare writes it")
+    parser.add_argument("--expert", choices=fittable(), required=True)
+    parser.add_argument(
+        "--corpus", type=Path, default=CORPUS, metavar="DIR", help="as vilam3 prepare writes it (corpus)"
+    )
     parser.add_argument("--out", type=Path, default=EXPERTS, metavar="DIR", help="directory of experts (experts)")
     parser.add_argument("--steps", type=int, default=500, help="optimizer steps (500)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, crops and noise (0)")
@@ -150,7 +156,7 @@ def list_experts(arguments: argparse.Namespace) -> None:
 def run_expert(arguments: argparse.Namespace) -> None:
     """Run one expert and write its text, picture, mask and record."""
     from vilam3.data.intake import read_study  # noqa: PLC0415 - keeps --help instant
-    from vilam3.experts.protocol import ExpertCall  # noqa: PLC0415 - likewise
+    from vilam3.experts.protocol import ExpertCall, Point  # noqa: PLC0415 - likewise
     from vilam3.experts.registry import Registry  # noqa: PLC0415 - likewise
 
     registry = Registry.load(
@@ -158,7 +164,9 @@ def run_expert(arguments: argparse.Namespace) -> None:
     )
     study = read_study(arguments.image, modality=arguments.modality)
     call = ExpertCall(expert=arguments.expert, argument=arguments.argument)
-    result = registry.run(call, study, slice_index=arguments.slice)
+    points = [Point(xyz_mm=xyz_mm, label=label) for label, xyz_mm in arguments.point or ()]
+    points += [Point(xyz_mm=xyz_mm, label=label, positive=False) for label, xyz_mm in arguments.not_point or ()]
+    result = registry.run(call, study, slice_index=arguments.slice, points=points)
     _write_result(arguments.out, result, study)
     print(result.text)
 
@@ -221,6 +229,15 @@ def fit(arguments: argparse.Namespace) -> None:
     print(json.dumps(metrics, indent=2))
 
 
+def _point(text: str) -> tuple[str, tuple[float, float, float]]:
+    label, _, place = text.partition("=")
+    try:
+        x, y, z = (float(number) for number in place.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=X,Y,Z, such as 'liver=62,18,12'") from None
+    return label, (x, y, z)
+
+
 def _write_result(out: Path, result: "ExpertResult", study: "Study") -> None:
     from vilam3.artifacts import whole_directory  # noqa: PLC0415 - keeps --help instant
     from vilam3.data.nifti import write_label_map  # noqa: PLC0415 - likewise
@@ -239,4 +256,6 @@ def _write_result(out: Path, result: "ExpertResult", study: "Study") -> None:
         if result.overlay is not None:
             result.overlay.save(partial / "overlay.png")
         if result.mask is not None:
-            write_label_map(partial / "mask.nii.gz", result.mask.ids_XYZ, like=study.volumes[0])
+            write_label_map(
+                partial / "mask.nii.gz", result.mask.ids_XYZ, like=study.volumes[0], names=result.mask.names
+            )

@@ -1,7 +1,7 @@
 """DICOM in: a file, or the files of one patient, become a `Study` in RAS.
 
 A study is one series, or the four MR sequences of one examination. Nothing that identifies the patient leaves this
-module: a series is called by a digest of its UID, files by their number.
+module but in a volume study's `source`: a series is called by a digest of its UID, files by their number.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from vilam3.data import dicom_file
 from vilam3.data.dicom_frames import PatientSpace, frames_of
 from vilam3.data.dicom_geometry import Slice, Stack, stack
 from vilam3.data.dicom_radiograph import read_radiograph
+from vilam3.data.dicom_source import DicomSource, source_of
 from vilam3.data.geometry import LPS_TO_RAS, check_affine, ras_volume, same_grid
 from vilam3.data.limits import Limits
 from vilam3.data.sample import Modality
@@ -32,6 +33,7 @@ FLAT: dict[str, Modality] = {"MG": "Unknown", "US": "US", "OT": "Unknown", "SC":
 IDENTITY = ("PatientID", "PatientName", "PatientBirthDate")
 NO_AGENT = {"", "none", "no", "n", "0"}
 NAMED_SERIES = 8
+NAMES_OF_SEQUENCES = ("SeriesDescription", "ProtocolName", "SequenceName")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -163,7 +165,8 @@ def _kind(series: _Series, modality: Modality | None) -> tuple[Literal["volume",
 def _sequence(series: _Series) -> str:
     header = series.files[0].header
     agent = dicom_file.text(header, "ContrastBolusAgent").lower() not in NO_AGENT
-    described = " ".join(dicom_file.text(header, keyword) for keyword in ("SeriesDescription", "ProtocolName"))
+    agent = agent or bool(header.get("ContrastBolusAgentSequence"))  # where enhanced images say it
+    described = " ".join(dicom_file.text(header, keyword) for keyword in NAMES_OF_SEQUENCES)
     times = {
         name: dicom_file.number(header, keyword, where=series.files[0].where)
         for name, keyword in (
@@ -185,29 +188,33 @@ def _four_sequences(every: Sequence[_Series], modality: Modality | None) -> tupl
 
 def _read_four(four: Sequence[_Series], num_series: int, limits: Limits, where: str, warnings: list[str]) -> Study:
     volumes: list[Volume] = []
+    sources: list[DicomSource] = []
     for sequence, series in zip(MR_SEQUENCES, four, strict=True):
-        volume, noticed = _read_volume(series, limits, f"{where}: the {sequence} series", sequence)
+        volume, source, noticed = _read_volume(series, limits, f"{where}: the {sequence} series", sequence)
         if volumes and not same_grid(volumes[0], volume):
             raise DataError(
                 f"{where}: the {sequence} and {MR_SEQUENCES[0]} series lie on different grids; register and resample "
                 f"them to one grid, or choose one series: {', '.join(found.name for found in four)}"
             )
         volumes.append(volume)
+        sources.append(source)
         warnings += [f"{sequence}: {text}" for text in noticed]
     if num_series > len(four):
         warnings.append(f"{num_series - len(four)} other series of the study were passed over")
     joint = hashlib.sha256(" ".join(series.name for series in four).encode()).hexdigest()[:12]
-    return study_of(modality="MRI", volumes=volumes, series=f"series-{joint}", warnings=warnings)
+    named = f"series-{joint}"
+    return study_of(modality="MRI", volumes=volumes, series=named, warnings=warnings, source=sources[0])
 
 
 def _read_one(series: _Series, modality: Modality | None, limits: Limits, where: str, warnings: list[str]) -> Study:
     kind, chosen = _kind(series, modality)
     if kind == "volume":
         sequence = _sequence(series) if chosen == "MRI" else ""
-        volume, noticed = _read_volume(series, limits, where, sequence)
+        volume, source, noticed = _read_volume(series, limits, where, sequence)
         if chosen == "CT" and all(file.header.get("RescaleSlope") is None for file in series.files):
             noticed = [*noticed, *_unscaled(series)]
-        return study_of(modality=chosen, volumes=(volume,), series=series.name, warnings=[*warnings, *noticed])
+        said = [*warnings, *noticed]
+        return study_of(modality=chosen, volumes=(volume,), series=series.name, warnings=said, source=source)
     if len(series.files) > 1:
         raise DataError(f"{where}: the series holds {len(series.files)} pictures; give one at a time")
     only = series.files[0]
@@ -223,7 +230,7 @@ def _unscaled(series: _Series) -> list[str]:
     return ["the file does not say how to scale to Hounsfield units; its values are taken as they are"]
 
 
-def _read_volume(series: _Series, limits: Limits, where: str, sequence: str) -> tuple[Volume, list[str]]:
+def _read_volume(series: _Series, limits: Limits, where: str, sequence: str) -> tuple[Volume, DicomSource, list[str]]:
     slices: list[Slice] = []
     space = PatientSpace()
     for index, file in enumerate(series.files):
@@ -238,7 +245,9 @@ def _read_volume(series: _Series, limits: Limits, where: str, sequence: str) -> 
     if not np.isfinite(voxels_KJI).all():
         raise DataError(f"{where}: rescaled values are not finite; export the series again")
     volume = ras_volume(voxels_KJI.transpose(2, 1, 0), affine_RAS, sequence=sequence)
-    return volume, [*series.warnings, *laid.warnings, *space.warnings]
+    with dicom_file.translated(where):
+        source = source_of([file.header for file in series.files], laid)
+    return volume, source, [*series.warnings, *laid.warnings, *space.warnings]
 
 
 def _voxels(series: _Series, laid: Stack, limits: Limits) -> NDArray[np.float32]:

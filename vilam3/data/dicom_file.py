@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from vilam3.data import dicom_jpeg
 from vilam3.data.codestream import codestream_size
 from vilam3.data.limits import Limits
 from vilam3.errors import DataError, TooLargeError
@@ -34,6 +35,7 @@ _CUT = "the file is damaged or was cut in transfer; send it again"
 # Both quote values of tags, patients' names among them; what matters is checked here.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+dicom_jpeg.install()
 
 
 def is_dicom(head: bytes) -> bool:

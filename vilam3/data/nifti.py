@@ -6,9 +6,10 @@ left. Knows no modality.
 
 import contextlib
 import gzip
+import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 from vilam3.artifacts import whole_file
 from vilam3.data.geometry import check_affine, ras_volume, reorient
 from vilam3.data.limits import Limits
-from vilam3.data.study import Volume
-from vilam3.errors import DataError
+from vilam3.data.study import FloatArray, Volume
+from vilam3.errors import ArtifactError, DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
 NIFTI1_MAGICS = (b"n+1\0", b"ni1\0")
@@ -29,6 +30,7 @@ ANALYZE_STARTS = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
 LATEST_DATA_OFFSET = 16 << 20  # extensions lie before the voxels; more than this is not a medical image
 GREATEST_VALUE = 1e30  # beyond, differences overflow float32
 FAST_GZIP = 1  # voxels are mostly noise: higher levels take thrice the time for a few per cent
+COMMENT = 6  # code of a header extension that holds plain text
 UNITS_TO_MM = {"meter": 1000.0, "micron": 0.001}
 _CUT = "the file is damaged or was cut in transfer; send it again"
 
@@ -86,19 +88,42 @@ def read_volume(path: Path, *, limits: Limits, where: str, sequence: str = "") -
         raise DataError(f"{where}: not readable as NIfTI; {_CUT}") from error
 
 
-def write_volume(path: Path, volume: Volume, *, durable: bool = True) -> None:
+def write_volume(
+    path: Path, volume: Volume, *, display: tuple[float, float] | None = None, durable: bool = True
+) -> None:
     """Write a volume as `.nii` or `.nii.gz` in the axes it was stored in; whole numbers as int16, else float32.
+
+    Args:
+        path: Where to.
+        volume: Voxels and geometry; nothing else of a study comes into the file.
+        display: Intensities that viewers show as black and as white, for the header.
+        durable: Whether it must survive a power cut.
 
     Raises:
         ArtifactError: it cannot be written.
     """
     voxels = volume.voxels_XYZ
     whole = bool((voxels == np.rint(voxels)).all()) and voxels.min() >= -(2**15) and voxels.max() < 2**15
-    _write(path, voxels.astype(np.int16 if whole else np.float32), like=volume, durable=durable)
+    typed = voxels.astype(np.int16 if whole else np.float32)
+    _write(path, typed, like=volume, display=display, durable=durable)
 
 
-def write_label_map(path: Path, ids_XYZ: NDArray[np.uint8], *, like: Volume, durable: bool = True) -> None:
+def write_label_map(
+    path: Path,
+    ids_XYZ: NDArray[np.uint8],
+    *,
+    like: Volume,
+    names: Mapping[int, str] | None = None,
+    durable: bool = True,
+) -> None:
     """Write a segmentation on the grid of the volume it belongs to, in the axes that volume was stored in.
+
+    Args:
+        path: The file, `.nii` or `.nii.gz`.
+        ids_XYZ: Label ids.
+        like: The volume.
+        names: Of the label ids; kept in a comment of the header, where `read_label_map` finds them.
+        durable: Whether it must outlast a power cut.
 
     Raises:
         DataError: the grids differ.
@@ -106,15 +131,47 @@ def write_label_map(path: Path, ids_XYZ: NDArray[np.uint8], *, like: Volume, dur
     """
     if ids_XYZ.shape != like.voxels_XYZ.shape:
         raise DataError(f"{path.name}: labels of shape {ids_XYZ.shape} on a volume of {like.voxels_XYZ.shape}")
-    _write(path, ids_XYZ.astype(np.uint8), like=like, durable=durable)
+    _write(path, ids_XYZ.astype(np.uint8), like=like, durable=durable, names=names)
 
 
-def _write(path: Path, voxels_XYZ: NDArray[Any], *, like: Volume, durable: bool) -> None:
+def read_label_map(content: bytes) -> tuple[NDArray[np.uint8], FloatArray, dict[int, str]]:
+    """A segmentation that `write_label_map` wrote: label ids in RAS order, their affine, and names of the ids.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    try:
+        image = nib.Nifti1Image.from_bytes(gzip.decompress(content) if content[:2] == GZIP_MAGIC else content)
+        stored = np.asarray(image.dataobj, dtype=np.uint8)
+        ids_XYZ, affine = reorient(stored, np.asarray(image.affine, dtype=np.float64), axes="RAS")
+        told: dict[str, Any] = {}
+        for extension in image.header.extensions:
+            if extension.get_code() == COMMENT:
+                told = json.loads(bytes(extension.content).rstrip(b"\0"))["labels"]
+        return np.ascontiguousarray(ids_XYZ), affine, {int(label_id): str(name) for label_id, name in told.items()}
+    except Exception as error:  # whatever a damaged file makes nibabel raise
+        raise ArtifactError("mask: the kept segmentation is damaged; ask again") from error
+
+
+def _write(
+    path: Path,
+    voxels_XYZ: NDArray[Any],
+    *,
+    like: Volume,
+    durable: bool,
+    names: Mapping[int, str] | None = None,
+    display: tuple[float, float] | None = None,
+) -> None:
     voxels, affine = reorient(voxels_XYZ, like.affine_RAS, axes=like.stored_axes)
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner", strip_shears=True)
+    if names:
+        labels = json.dumps({"labels": {str(label_id): name for label_id, name in sorted(names.items())}})
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(COMMENT, labels.encode()))
+    if display is not None:
+        image.header["cal_min"], image.header["cal_max"] = display
     with whole_file(path, durable=durable) as partial, partial.open("wb") as raw:
         if path.name.endswith(".gz"):
             # no name and no time in the gzip header: the same voxels give the same bytes

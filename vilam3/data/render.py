@@ -40,11 +40,15 @@ def slice_grey_HW(volume: Volume, *, modality: Modality, slice_index: int) -> Gr
         DataError: the slice is out of range.
     """
     slice_XY = _slice(volume.voxels_XYZ, slice_index).astype(np.float32)
-    if modality == "CT":
-        low, high = CT_LEVEL_HU - CT_WIDTH_HU / 2, CT_LEVEL_HU + CT_WIDTH_HU / 2
-    else:
-        low, high = float(volume.voxels_XYZ.min()), float(volume.voxels_XYZ.max())
+    low, high = display_range(volume, modality=modality)
     return _turn(_scale(slice_XY, low=low, high=high).astype(np.uint8))
+
+
+def display_range(volume: Volume, *, modality: Modality) -> tuple[float, float]:
+    """The intensities that the model is shown as black and as white."""
+    if modality == "CT":
+        return CT_LEVEL_HU - CT_WIDTH_HU / 2, CT_LEVEL_HU + CT_WIDTH_HU / 2
+    return float(volume.voxels_XYZ.min()), float(volume.voxels_XYZ.max())
 
 
 def mask_slice_HW(ids_XYZ: NDArray[np.uint8], slice_index: int) -> NDArray[np.uint8]:  # noqa: N802 - shape letters

@@ -7,12 +7,15 @@ reorient, writers reorient back. Letters: X right, Y anterior, Z superior; H row
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vilam3.data.sample import Modality
+
+if TYPE_CHECKING:
+    from vilam3.data.dicom_source import DicomSource
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -53,6 +56,7 @@ class Study:
         series: Pseudonymous series name for provenance (a digest of the series UID, or ``series-1``).
         warnings: What the reader noticed, such as missing slices; shown to the reader of the answer.
         reference: Where other processes find it (see `vilam3.shelf`); empty while it is only in this one's memory.
+        source: The DICOM series of the first volume, for results that go back to a PACS; None for other files.
     """
 
     digest: str
@@ -63,6 +67,7 @@ class Study:
     series: str = "series-1"
     warnings: tuple[str, ...] = field(default=())
     reference: str = ""
+    source: "DicomSource | None" = field(default=None, repr=False)
 
     @property
     def num_slices(self) -> int:
@@ -78,8 +83,9 @@ def study_of(
     picture_HWC: NDArray[np.uint8] | None = None,
     series: str = "series-1",
     warnings: Sequence[str] = (),
+    source: "DicomSource | None" = None,
 ) -> Study:
-    """A study named by the digest of its content."""
+    """A study named by the digest of its content, which `source` is no part of."""
     pictures = [picture for picture in (radiograph_HW, picture_HWC) if picture is not None]
     return Study(
         digest=content_digest(modality=modality, volumes=volumes, pictures=pictures),
@@ -89,6 +95,7 @@ def study_of(
         picture_HWC=picture_HWC,
         series=series,
         warnings=tuple(warnings),
+        source=source,
     )
 
 

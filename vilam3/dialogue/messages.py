@@ -49,6 +49,8 @@ class Sampling:
         min_new_tokens: No end token before this many.
         seed: Makes sampling repeatable.
         system_prompt: Replaces the template's own system text when given.
+        stop: Texts after which a reply ends; the one that ended it stays, so that a trigger keeps its closing.
+        pattern: Regular expression that a reply must match, for engines that can be guided; others refuse it.
         scope: On whose behalf, such as a tenant; what an engine remembers of a prompt serves the same scope alone.
     """
 
@@ -58,6 +60,8 @@ class Sampling:
     min_new_tokens: int = 1
     seed: int | None = None
     system_prompt: str | None = None
+    stop: tuple[str, ...] = ()
+    pattern: str | None = None
     scope: str = ""
 
 
@@ -178,4 +182,8 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """What it does now, and has done."""
+        ...
+
+    def close(self) -> None:
+        """End what is in flight and give back what it holds; it is of no use afterwards."""
         ...

@@ -27,7 +27,9 @@ def expert_call(outcome: Outcome, *, round_index: int | None = None, seconds: fl
         "seconds": seconds,
         "overlay_url": None,
         "mask_url": None,
+        "segmentation_url": None,
         "colors": {},
+        "labels": {},
         "measurements": [],
         "scores": {},
         "provenance": None,
@@ -37,6 +39,7 @@ def expert_call(outcome: Outcome, *, round_index: int | None = None, seconds: fl
         record |= {
             "text": outcome.result.text,
             "colors": dict(outcome.result.colors),
+            "labels": {str(label_id): name for label_id, name in outcome.result.labels.items()},
             "measurements": [asdict(measurement) for measurement in outcome.result.measurements],
             "scores": dict(outcome.result.scores),
             "provenance": asdict(outcome.result.provenance),

@@ -10,6 +10,9 @@ from the published demo where that one is slow or unsafe:
   again with unrestricted pickle and seed the random generators of the whole process.
 - ``logging.conf`` is not applied: it would replace the logging of the process.
 - Data is loaded in the calling thread, since a server must not fork.
+- Where the config's steps are understood (see `vilam3.experts.streamed`), its network runs window by window over the
+  study in memory, with the same labels as the config's own way, which holds the scores of all classes at once and
+  writes the study to a file first. Any other config has its own way, and so do points for a network that takes them.
 
 A bundle's config and scripts are Python code and run as such: install bundles only from sources you trust.
 """
@@ -20,7 +23,7 @@ import logging
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,8 @@ from vilam3.data.study import Volume
 from vilam3.errors import CheckpointError, NotFoundError, VilaM3Error
 from vilam3.experts.protocol import Watch, unwatched
 from vilam3.experts.scripts import BundleScripts
+from vilam3.experts.shared import shared
+from vilam3.experts.watching import WatchedInferer
 
 CONFIG = "configs/inference.json"
 METADATA = "configs/metadata.json"
@@ -56,8 +61,18 @@ NOISE = (
 
 Ids = NDArray[np.uint8]
 
+log = logging.getLogger(__name__)
 
-@dataclass(slots=True, kw_only=True, eq=False)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Click:
+    """A voxel that is, or is not, part of what is sought; indices of the volume."""
+
+    xyz: tuple[int, int, int]
+    positive: bool = True
+
+
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Bundle:
     """One bundle directory; opening it is cheap, the network is loaded with the first study.
 
@@ -74,11 +89,13 @@ class Bundle:
     _scripts: BundleScripts = field(repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _network: Any = field(default=None, repr=False)
+    _plan: Any = field(default=None, repr=False)
+    _whole_because: str = field(default="", repr=False)
     _digest: str = field(default="", repr=False)
 
     @classmethod
     def open(cls, root: Path, *, device: str = "cpu") -> "Bundle":
-        """Read a bundle's descriptions.
+        """Read a bundle's descriptions; whoever opens it again while it is kept gets the same one.
 
         Args:
             root: The bundle directory.
@@ -92,13 +109,18 @@ class Bundle:
             raise NotFoundError(f"expert bundle {root}: no such directory; put the bundle there or fit a small one")
         if not (root / WEIGHTS).is_file():
             raise CheckpointError(f"expert bundle {root}: {WEIGHTS} is missing; download the bundle's large files")
+        files = [root.resolve() / name for name in (CONFIG, METADATA, WEIGHTS)]
+        return shared(lambda: cls._read(root.resolve(), device), files=files, name=(cls, device))
+
+    @classmethod
+    def _read(cls, root: Path, device: str) -> "Bundle":
         config = _read_json(root, CONFIG)
         return cls(
-            root=root.resolve(),
+            root=root,
             metadata=_read_json(root, METADATA),
             device=device,
             _config=config,
-            _scripts=BundleScripts(root.resolve()),
+            _scripts=BundleScripts(root),
         )
 
     @property
@@ -119,14 +141,20 @@ class Bundle:
         return self._digest
 
     def segment(
-        self, volumes: Sequence[Volume], *, label_prompt: Sequence[int] | None = None, watch: Watch = unwatched
+        self,
+        volumes: Sequence[Volume],
+        *,
+        label_prompt: Sequence[int] | None = None,
+        clicks: Sequence[Click] = (),
+        watch: Watch = unwatched,
     ) -> Ids:
         """Segment one image; calls from several threads take turns.
 
         Args:
             volumes: The channels, on one grid; given to the config as one file or as a list of files.
             label_prompt: Label ids to look for, for bundles that take prompts.
-            watch: Told how far it is, before and after the network.
+            clicks: Voxels for a network with a point head; its bundle takes them for a single label id.
+            watch: Told how far it is, between windows.
 
         Returns:
             uint8 label ids on the grid of the volumes; 0 is background.
@@ -134,29 +162,76 @@ class Bundle:
         Raises:
             CheckpointError: the bundle cannot be used, or its answer is not on the grid it was asked about.
             VilaM3Error: the bundle failed on this image.
+            Cancelled: by `watch`.
         """
-        with self._lock, tempfile.TemporaryDirectory(prefix="vilam3-bundle-") as scratch:
+        with self._lock:
+            watch(0.0)
+            ids = None
+            if len(volumes) == 1 and not clicks:
+                ids = self._streamed(volumes[0], label_prompt, watch)
+            if ids is None:
+                prompts: dict[str, Any] = {} if label_prompt is None else {"label_prompt": list(label_prompt)}
+                if clicks:
+                    prompts["points"] = [list(click.xyz) for click in clicks]
+                    prompts["point_labels"] = [int(click.positive) for click in clicks]
+                ids = self._in_its_own_way(volumes, prompts, watch)
+            watch(1.0)
+            return ids
+
+    @property
+    def takes_clicks(self) -> bool:
+        """Whether its network has a point head."""
+        return hasattr(self.network(), "point_head")
+
+    def _streamed(self, volume: Volume, label_prompt: Sequence[int] | None, watch: Watch) -> Ids | None:
+        """The answer window by window, or None where the config says what is not understood."""
+        from vilam3.experts.streamed import NotStreamableError  # noqa: PLC0415 - seconds to import
+
+        if self._whole_because:
+            return None
+        try:
+            self._plan = self._plan or self._planned()
+            return self._guarded(lambda: self._plan.segment(volume, label_prompt=label_prompt, watch=watch))
+        except NotStreamableError as error:
+            if self._plan is None:
+                self._whole_because = str(error)
+                log.info("bundle runs in its own way", extra={"bundle": self.root.name, "because": str(error)})
+            return None
+
+    def _planned(self) -> Any:  # noqa: ANN401 - its module is imported late
+        from vilam3.experts.streamed import NotStreamableError, Plan  # noqa: PLC0415 - seconds to import
+
+        network = self.network()
+        try:
+            with self._scripts.importable():
+                return Plan.of(self._parser({"network": network}), network, device=self.device)
+        except NotStreamableError:
+            raise
+        except Exception as error:  # what is wrong with the config is said where it is run in its own way
+            raise NotStreamableError(f"{type(error).__name__} while it was read") from error
+
+    def _in_its_own_way(self, volumes: Sequence[Volume], prompts: Mapping[str, Any], watch: Watch) -> Ids:
+        """The answer by the config's own evaluator, which reads and writes files."""
+        with tempfile.TemporaryDirectory(prefix="vilam3-bundle-") as scratch:
             files = _write_channels(Path(scratch), volumes)
             out = Path(scratch) / "out"
             out.mkdir()
-            item: dict[str, Any] = {"image": files[0] if len(files) == 1 else files}
-            if label_prompt is not None:
-                item["label_prompt"] = list(label_prompt)
-            watch(0.0)
-            self._run(item, out)
-            ids = self._read_answer(out, like=volumes[0])
-            watch(1.0)
-            return ids
+            item = {"image": files[0] if len(files) == 1 else files, **prompts}
+            self._guarded(lambda: self._evaluator(item, out, watch).run())
+            return self._read_answer(out, like=volumes[0])
 
     def warm_up(self, volumes: Sequence[Volume], *, label_prompt: Sequence[int] | None = None) -> None:
         """Load the weights, know their digest, and run once; see `segment`."""
         assert self.weights_digest
         self.segment(volumes, label_prompt=label_prompt)
 
-    def _run(self, item: Mapping[str, Any], out: Path) -> None:
+    def _guarded(self, work: Callable[[], Any]) -> Any:  # noqa: ANN401 - as `work`
+        """The outcome, with whatever goes wrong in the bundle's own code said in one sentence."""
+        from vilam3.experts.streamed import NotStreamableError  # noqa: PLC0415 - seconds to import
+
         try:
-            self._evaluator(item, out).run()
-        except VilaM3Error:
+            return work()
+        except (VilaM3Error, NotStreamableError):
             raise
         except Exception as error:  # MONAI wraps whatever goes wrong in its own chain of errors
             first: BaseException = error
@@ -204,7 +279,7 @@ class Bundle:
             raise CheckpointError(f"{where} does not fit network_def of {CONFIG}: {detail}") from error
         return network.eval()
 
-    def _evaluator(self, item: Mapping[str, Any], out: Path) -> Any:  # noqa: ANN401 - MONAI ships no types
+    def _evaluator(self, item: Mapping[str, Any], out: Path, watch: Watch) -> Any:  # noqa: ANN401 - MONAI ships no types
         overrides: dict[str, Any] = {
             "network": self.network(),
             "output_dir": str(out),
@@ -220,7 +295,9 @@ class Bundle:
         if self.device == "cpu" and "evaluator#amp" in parser:
             parser["evaluator#amp"] = False  # the configs mean CUDA's
         with self._scripts.importable():
-            return parser.get_parsed_content("evaluator")
+            evaluator = parser.get_parsed_content("evaluator")
+        evaluator.inferer = WatchedInferer(inferer=evaluator.inferer, watch=watch)
+        return evaluator
 
     def _input(self, item: Mapping[str, Any]) -> dict[str, Any]:
         if "input_dict" in self._config:

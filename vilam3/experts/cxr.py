@@ -3,18 +3,17 @@
 import threading
 import time
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
-from vilam3.artifacts import sha256_file
 from vilam3.data.render import radiograph_grey_HW
 from vilam3.data.sample import Dialect, Modality
 from vilam3.data.study import Study
 from vilam3.errors import ExpertError, NotFoundError
-from vilam3.experts.cxr_ensemble import Ensemble, Plan, read_plan
+from vilam3.experts.cxr_ensemble import PLAN, Ensemble, Plan, read_plan
 from vilam3.experts.facts import ARGUMENTS, card
 from vilam3.experts.findings import Origin, cxr_result
 from vilam3.experts.protocol import ExpertResult, Point, Watch, refuse_points, unwatched
+from vilam3.experts.shared import shared
 from vilam3.experts.warmth import radiograph_study
 
 NAME = "CXR"
@@ -36,7 +35,7 @@ class Cxr:
         self._dialect = dialect
         self._device = device
         self._lock = threading.Lock()
-        self._loaded: tuple[Ensemble, str] | None = None
+        self._loaded: Ensemble | None = None
 
     def run(
         self,
@@ -69,9 +68,9 @@ class Cxr:
                 f"wrong, or ask another expert."
             )
         with self._lock:
-            ensemble, digest = self._load()
+            ensemble = self._load()
             scores = ensemble.score(radiograph_grey_HW(study.radiograph_HW), watch=watch)
-        origin = Origin(expert=NAME, version=self.plan.version, weights_digest=digest, started=started)
+        origin = Origin(expert=NAME, version=self.plan.version, weights_digest=ensemble.weights_digest, started=started)
         return cxr_result(study, scores, origin=origin, dialect=self._dialect, untrained=self.plan.untrained)
 
     def warm_up(self) -> None:
@@ -85,14 +84,15 @@ class Cxr:
     @property
     def known_digest(self) -> str:
         """Of the weights, once they have been read."""
-        return "" if self._loaded is None else self._loaded[1]
+        return "" if self._loaded is None else self._loaded.weights_digest
 
-    def _load(self) -> tuple[Ensemble, str]:
+    def _load(self) -> Ensemble:
         if self._loaded is None:
-            ensemble = Ensemble(self.folder, self.plan, device=self._device)
-            digests = [sha256_file(self.folder / member.file) for member in self.plan.members]
-            joined = digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
-            self._loaded = ensemble, joined
+            self._loaded = shared(
+                lambda: Ensemble(self.folder, self.plan, device=self._device),
+                files=[self.folder / PLAN, *(self.folder / member.file for member in self.plan.members)],
+                name=(Cxr, self._device),
+            )
         return self._loaded
 
 

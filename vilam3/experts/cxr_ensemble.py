@@ -7,6 +7,7 @@ bilinear with antialiasing.
 
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from torch import nn
 from torch.nn import functional
 
+from vilam3.artifacts import sha256_file
 from vilam3.errors import CheckpointError
 from vilam3.experts.cxr_network import build_network
 from vilam3.experts.cxr_weights import read_state
@@ -92,6 +94,8 @@ class Ensemble:
             CheckpointError: a weight file is missing, damaged or does not fit.
         """
         self.plan = plan
+        digests = [sha256_file(folder / member.file) for member in plan.members if (folder / member.file).is_file()]
+        self.weights_digest = digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
         self._device = device
         self._networks = {member.name: _load(folder, member, len(plan.labels)).to(device) for member in plan.members}
 

@@ -14,7 +14,6 @@ from vilam3.data.sequences import MR_SEQUENCES
 from vilam3.experts.bundle_files import inference_config, metadata, write_bundle
 from vilam3.experts.fit_segmentation import (
     Anatomy,
-    Progress,
     fit_network,
     judge,
     network_def,
@@ -24,6 +23,7 @@ from vilam3.experts.fit_segmentation import (
     roi_size,
     whole_scores,
 )
+from vilam3.experts.fitting import Fit, Progress
 from vilam3.experts.material import Case
 from vilam3.experts.postprocess import BratsIds
 
@@ -110,3 +110,6 @@ def _config(anatomy: Anatomy, case: Case, options: Mapping[str, Any], window: Se
         roi_size=window,
         takes={"test_datalist": [{"image": [f"{sequence}.nii.gz" for sequence in MR_SEQUENCES]}]},
     )
+
+
+FIT = Fit(folder="brats_mri_segmentation", run=fit_brats)

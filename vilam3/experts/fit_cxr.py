@@ -1,7 +1,7 @@
 """Fitting the small chest x-ray network: one DenseNet over the published labels, with operating points."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ from vilam3.experts.bundle_files import INTENDED_USE, LICENSE
 from vilam3.experts.cxr_ensemble import PLAN, SPAN, UNKNOWN, normalise, prepare, resize
 from vilam3.experts.cxr_network import build_network
 from vilam3.experts.facts import published_ensemble
+from vilam3.experts.fitting import Fit, Progress
 from vilam3.experts.material import read_findings, read_radiographs, read_split
-
-Progress = Callable[[int, int, float], None]
 
 ARCHITECTURE: Mapping[str, Any] = {
     "kind": "densenet",
@@ -217,3 +216,6 @@ def _write(out: Path, network: nn.Module, plan: Mapping[str, Any], *, metadata: 
         write_json(partial / PLAN, plan)
         write_json(partial / "metadata.json", metadata)
         (partial / "LICENSE").write_text(LICENSE, encoding="utf-8")
+
+
+FIT = Fit(folder="cxr", run=fit_cxr)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from vilam3.experts.fitting import Progress
 from vilam3.experts.material import Case, read_cases, read_split
 
-Progress = Callable[[int, int, float], None]
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 CROP_XYZ = (40, 40, 24)

@@ -15,7 +15,6 @@ from vilam3.experts.bundle_files import inference_config, metadata, write_bundle
 from vilam3.experts.facts import LABELS
 from vilam3.experts.fit_segmentation import (
     Anatomy,
-    Progress,
     fit_network,
     judge,
     network_def,
@@ -25,6 +24,7 @@ from vilam3.experts.fit_segmentation import (
     roi_size,
     whole_scores,
 )
+from vilam3.experts.fitting import Fit, Progress
 from vilam3.experts.material import Case
 from vilam3.experts.postprocess import LabelIds
 
@@ -119,3 +119,6 @@ def _config(anatomy: Anatomy, case: Case, options: Mapping[str, Any], window: Se
         roi_size=window,
         takes={"input_dict": "${'image': 'image.nii.gz', 'label_prompt': [1]}"},
     )
+
+
+FIT = Fit(folder="vista3d", run=fit_vista3d)

@@ -1,21 +1,62 @@
 """Fits small experts to a corpus, in the layout of the published ones, in about a minute on two cores.
 
-They exist so that the whole loop runs without downloads: the same loader, post-processing and texts, other weights.
+They exist so that the whole loop runs without downloads: the same loader, post-processing and texts, other weights. An
+expert that can be fitted names a `Fit` in the entry-point group ``vilam3.fits``, under its name in lower case.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 from vilam3.errors import DataError
 
-ExpertName = Literal["vista3d", "brats", "cxr"]
+GROUP = "vilam3.fits"
 Progress = Callable[[int, int, float], None]
-FOLDERS: dict[str, str] = {"vista3d": "vista3d", "brats": "brats_mri_segmentation", "cxr": "cxr"}
+
+
+class Run(Protocol):
+    """Fits one expert."""
+
+    def __call__(self, folder: Path, out: Path, *, steps: int, seed: int, on_progress: Progress) -> dict[str, float]:
+        """Fit to the material in `folder`, write to `out`, return measures on held-out cases."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How an expert is fitted.
+
+    Attributes:
+        folder: Its name in a directory of experts.
+        run: Does it.
+    """
+
+    folder: str
+    run: Run
+
+
+def fittable() -> tuple[str, ...]:
+    """Names of the experts that can be fitted."""
+    return tuple(sorted(point.name for point in entry_points(group=GROUP)))
+
+
+def fit_of(name: str) -> Fit:
+    """How an expert is fitted; imports its libraries.
+
+    Raises:
+        DataError: it cannot be.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        raise DataError(f"expert {name}: cannot be fitted; choose {', '.join(sorted(points))}")
+    fit: Fit = points[name].load()
+    return fit
 
 
 def fit_expert(
-    name: ExpertName,
+    name: str,
     corpus: Path,
     out: Path,
     *,
@@ -28,9 +69,9 @@ def fit_expert(
     The same corpus, steps and seed give the same weights on the same machine.
 
     Args:
-        name: Which.
+        name: Which, as in `fittable`.
         corpus: Holds ``experts/<name>/`` with images, labels and ``split.json``.
-        out: Directory of experts; the expert becomes ``vista3d/``, ``brats_mri_segmentation/`` or ``cxr/`` in it.
+        out: Directory of experts; the expert becomes a folder in it, such as ``vista3d/``.
         steps: Optimizer steps.
         seed: Of initial weights, crops and noise.
         on_progress: Called with steps done, steps in all and loss.
@@ -42,17 +83,11 @@ def fit_expert(
         DataError: the corpus has no usable material for this expert.
         ArtifactError: the result cannot be written.
     """
-    from vilam3.experts.fit_brats import fit_brats  # noqa: PLC0415 - torch takes seconds to import
-    from vilam3.experts.fit_cxr import fit_cxr  # noqa: PLC0415 - likewise
-    from vilam3.experts.fit_vista3d import fit_vista3d  # noqa: PLC0415 - likewise
-
-    fits = {"vista3d": fit_vista3d, "brats": fit_brats, "cxr": fit_cxr}
-    if name not in fits:
-        raise DataError(f"expert {name}: cannot be fitted; choose {', '.join(fits)}")
+    fit = fit_of(name)
     if steps < 1:
         raise DataError(f"steps={steps}: at least one is needed")
     material = corpus / "experts" / name
-    return fits[name](material, out / FOLDERS[name], steps=steps, seed=seed, on_progress=on_progress or _ignore)
+    return fit.run(material, out / fit.folder, steps=steps, seed=seed, on_progress=on_progress or _ignore)
 
 
 def _ignore(_done: int, _total: int, _loss: float) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.measure import label
+from scipy.ndimage import find_objects, label
 
 Ids = NDArray[np.uint8]
-FACES_EDGES_CORNERS = 3
+FACES_EDGES_CORNERS = np.ones((3, 3, 3), dtype=bool)
 
 
 class LabelIds:
@@ -37,6 +37,11 @@ class LabelIds:
         self._channel_ids = np.asarray(channel_ids, dtype=np.uint8)
         self._hosts = {int(tumor): host for tumor, host in hosts.items()}
         self._smallest = {int(label_id): size for label_id, size in smallest_voxels.items()}
+
+    @property
+    def num_channels(self) -> int:
+        """Classes that are scored."""
+        return len(self._channel_ids)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the scores by label ids, shape (1, X, Y, Z)."""
@@ -98,12 +103,16 @@ class BratsIds:
 
 def remove_small(ids_XYZ: Ids, label_id: int, *, smallest_voxels: int, instead: int) -> None:
     """Overwrite, in place, the connected components of a label that are too small to be believed."""
-    components, count = label(ids_XYZ == label_id, connectivity=FACES_EDGES_CORNERS, return_num=True)
-    if count:
-        sizes = np.bincount(components.ravel())
-        small = sizes < smallest_voxels
-        small[0] = False
-        ids_XYZ[small[components]] = instead
+    is_label = ids_XYZ == label_id
+    places = [np.flatnonzero(is_label.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not all(map(len, places)):
+        return
+    box = tuple(slice(int(place[0]), int(place[-1]) + 1) for place in places)
+    components, count = label(is_label[box], structure=FACES_EDGES_CORNERS, output=np.int32)
+    for component, place in enumerate(find_objects(components, count), start=1):
+        inside = components[place] == component
+        if np.count_nonzero(inside) < smallest_voxels:
+            ids_XYZ[box][place][inside] = instead
 
 
 def _prompt(prompt: Any) -> frozenset[int] | None:  # noqa: ANN401 - a list of numbers or of one-element tensors, as collated

@@ -74,6 +74,7 @@ class ExpertResult:
         overlay: RGB picture of the slice with the finding drawn in, or None.
         mask: The segmentation, or None.
         mask_reference: Key of the segmentation in the study store, where an expert elsewhere has left it there.
+        mask_names: Label id to name in that segmentation; `labels` has the names wherever the segmentation is.
         colors: Colour name to label name, in the order drawn.
         scores: Classification probabilities by label, 0 to 1.
         measurements: Volumes in ml and the like.
@@ -86,10 +87,16 @@ class ExpertResult:
     overlay: Image.Image | None = None
     mask: LabelMap | None = None
     mask_reference: str = ""
+    mask_names: Mapping[int, str] = field(default_factory=dict)
     colors: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
     is_remembered: bool = False
+
+    @property
+    def labels(self) -> Mapping[int, str]:
+        """Label id to name of what is segmented; empty without a segmentation."""
+        return self.mask_names if self.mask is None else self.mask.names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

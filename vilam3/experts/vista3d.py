@@ -4,13 +4,17 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vilam3.data.sample import Dialect, Modality
 from vilam3.data.study import Study
 from vilam3.errors import ExpertError
-from vilam3.experts.bundle import Bundle
-from vilam3.experts.facts import ARGUMENTS, GROUPS, card
+from vilam3.experts.bundle import Bundle, Click
+from vilam3.experts.facts import ARGUMENTS, GROUPS, LABELS, card
 from vilam3.experts.findings import Origin, vista3d_result
-from vilam3.experts.protocol import ExpertResult, Point, Watch, refuse_points, unwatched
+from vilam3.experts.pointing import clicks_by_id, keep_pointed
+from vilam3.experts.protocol import ExpertResult, Point, Watch, unwatched
 from vilam3.experts.trigger import DEFAULT_ARGUMENT
 from vilam3.experts.warmth import volumes_study
 
@@ -47,14 +51,14 @@ class Vista3d:
             study: CT.
             argument: A label group; empty means everything.
             slice_index: Axial slice; None is the middle one.
-            points: None are taken.
+            points: Where structures of the group are, or are not; only those pointed at are segmented.
             watch: Told how far it is.
 
         Raises:
-            ExpertError: no CT, an unknown group, or one the bundle knows nothing of.
+            ExpertError: no CT, an unknown group or one the bundle knows nothing of, or points that mean nothing here.
+            Cancelled: by `watch`.
             DataError: the slice is out of range.
         """
-        refuse_points(points, name=NAME)
         started = time.perf_counter()
         group = argument or DEFAULT_ARGUMENT
         prompt = self._prompt(group)
@@ -63,7 +67,10 @@ class Vista3d:
                 f"{NAME} reads one CT volume, but this study is {study.modality} with {len(study.volumes)} volumes; "
                 f"name its modality if that is wrong, or ask another expert."
             )
-        ids_XYZ = self.bundle.segment(study.volumes, label_prompt=prompt, watch=watch)
+        clicks = clicks_by_id(points, study.volumes[0], names=LABELS, name=NAME)
+        if clicks:
+            prompt = self._pointed(group, prompt, clicks)
+        ids_XYZ = self._segment(study, prompt, clicks, watch)
         origin = Origin(
             expert=NAME,
             version=self.bundle.version,
@@ -80,6 +87,34 @@ class Vista3d:
             CheckpointError: the weights cannot be used.
         """
         self.bundle.warm_up(volumes_study("CT").volumes, label_prompt=[min(self.labels)])
+
+    def _segment(
+        self, study: Study, prompt: list[int] | None, clicks: Mapping[int, Sequence[Click]], watch: Watch
+    ) -> NDArray[np.uint8]:
+        """The labels; a network with a point head is asked for one structure at a time."""
+        if not clicks or not self.bundle.takes_clicks:
+            ids_XYZ = self.bundle.segment(study.volumes, label_prompt=prompt, watch=watch)
+            keep_pointed(ids_XYZ, clicks)
+            return ids_XYZ
+        found_XYZ = np.zeros(study.volumes[0].voxels_XYZ.shape, dtype=np.uint8)
+        for number, (label_id, given) in enumerate(clicks.items()):
+
+            def share(fraction: float, /, *, number: int = number) -> None:
+                watch((number + fraction) / len(clicks))
+
+            ids_XYZ = self.bundle.segment(study.volumes, label_prompt=[label_id], clicks=given, watch=share)
+            found_XYZ[ids_XYZ > 0] = label_id
+        return found_XYZ
+
+    def _pointed(self, group: str, prompt: list[int] | None, clicks: Mapping[int, Sequence[Click]]) -> list[int]:
+        """The label ids to look for: those pointed at, which must be of the group."""
+        known = self.labels if prompt is None else prompt
+        if foreign := [LABELS[label_id] for label_id in clicks if label_id not in known]:
+            raise ExpertError(
+                f"{NAME}: {foreign[0]!r} is pointed at, but is not part of {group!r} as this version knows it; "
+                f"ask for its group, or for everything."
+            )
+        return list(clicks)
 
     def _prompt(self, group: str) -> list[int] | None:
         if group not in GROUPS:

@@ -17,14 +17,14 @@ from vilam3.model.batching.choose import random_of
 from vilam3.model.batching.features import image_key
 from vilam3.model.batching.loop import Limits, Loop
 from vilam3.model.batching.prefixes import KeyChain
-from vilam3.model.batching.request import DecodingTicket, Picture, Request
-from vilam3.model.chat import assemble, embedded_length
+from vilam3.model.batching.request import Picture, Request
+from vilam3.model.chat import embedded_length
 from vilam3.model.checkpoint import Loaded
 from vilam3.model.config import IMAGE_TOKEN_ID
 from vilam3.model.detokenise import Detokeniser
 from vilam3.model.images import pixels_CHW
-
-RESERVED_SHARE = 8  # an eighth of the positions is kept free for the reply
+from vilam3.model.prompting import Voice
+from vilam3.model.ticket import DecodingTicket, Mailbox
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,12 +52,11 @@ class TorchEngine:
             loaded: The network.
             name: What the engine calls itself.
             limits: What it may take.
-            cue: Whether prompts end in the assistant's cue. The published demo leaves it out for ``v1`` and
-                ``hermes-2``, where the model then has to write it; see `Template.demo_cue`.
+            cue: See `Voice`.
         """
         self.name = name
         self.loaded = loaded
-        self.cue = cue
+        self._voice = Voice(config=loaded.config, tokenizer=loaded.tokenizer, template=loaded.template, cue=cue)
         self._loop = Loop(loaded, limits or Limits())
 
     def submit(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> DecodingTicket:
@@ -114,19 +113,9 @@ class TorchEngine:
         return Trace(ids=tuple(request.said[:most]), logprobs_TV=tuple(request.logprobs))
 
     def _request(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> Request:
-        config, tokenizer = self.loaded.config, self.loaded.tokenizer
-        positions = config.llm.max_position_embeddings
-        reserved = min(sampling.max_new_tokens, positions // RESERVED_SHARE)
-        prompt = assemble(
-            messages,
-            tokenizer,
-            self.loaded.template,
-            max_tokens=min(config.max_tokens, positions - reserved),
-            tokens_per_image=config.tokens_per_image,
-            system_prompt=sampling.system_prompt,
-            cue=self.cue,
-        )
-        most = min(sampling.max_new_tokens, positions - prompt.num_embedded)
+        if sampling.pattern is not None:
+            raise DataError("pattern: this engine decodes freely; leave it out, or serve with the engine vllm")
+        prompt, most = self._voice.fit(messages, sampling)
         return self._prepared(prompt.input_ids, prompt.images, sampling, most=most, priority=priority)
 
     def _prepared(
@@ -161,6 +150,7 @@ class TorchEngine:
             sampling=sampling,
             random=random_of(sampling),
             most=most,
+            mailbox=Mailbox(prompt_tokens=len(ids)),
         )
 
     def _picture(self, image: Image.Image, *, start: int, scope: str) -> Picture:
@@ -170,7 +160,8 @@ class TorchEngine:
 
     def _queued(self, request: Request, *, patiently: bool = False) -> DecodingTicket:
         self._loop.submit(request, patiently=patiently)
-        return DecodingTicket(request, Detokeniser(self.loaded.tokenizer), wake=self._loop.wake)
+        text = Detokeniser(self.loaded.tokenizer)
+        return DecodingTicket(request.mailbox, text, wake=self._loop.wake, stops=request.sampling.stop)
 
 
 def _whole(ticket: DecodingTicket) -> Generation:

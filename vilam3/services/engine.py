@@ -252,6 +252,8 @@ def _request(messages: Sequence[Message], sampling: Sampling, priority: int) -> 
         "max_completion_tokens": sampling.max_new_tokens,
         "min_tokens": sampling.min_new_tokens,
         **({} if sampling.seed is None else {"seed": sampling.seed}),
+        **({"stop": list(sampling.stop), "include_stop_str_in_output": True} if sampling.stop else {}),
+        **({"structured_outputs": {"regex": sampling.pattern}} if sampling.pattern is not None else {}),
         **({"cache_salt": sampling.scope} if sampling.scope else {}),
         **({"priority": priority} if priority else {}),
     }

@@ -47,6 +47,7 @@ class Finding(BaseModel):
         text: For the language model.
         overlay: PNG in a data URL, or None.
         mask: Key of the segmentation in the store, or None.
+        labels: Label id to name in the segmentation.
         colors: Colour name to label name.
         scores: Probabilities by label.
         measurements: Numbers with units.
@@ -58,6 +59,7 @@ class Finding(BaseModel):
     text: str
     overlay: str | None = None
     mask: str | None = None
+    labels: Mapping[int, str] = Field(default_factory=dict)
     colors: Mapping[str, str] = Field(default_factory=dict)
     scores: Mapping[str, float] = Field(default_factory=dict)
     measurements: tuple[Measurement, ...] = ()
@@ -70,6 +72,7 @@ class Finding(BaseModel):
             text=result.text,
             overlay=None if result.overlay is None else to_data_url(result.overlay),
             mask=mask,
+            labels=dict(result.labels),
             colors=dict(result.colors),
             scores=dict(result.scores),
             measurements=result.measurements,
@@ -87,6 +90,7 @@ class Finding(BaseModel):
             text=self.text,
             overlay=None if self.overlay is None else from_data_url(self.overlay, where=where),
             mask_reference=self.mask or "",
+            mask_names=dict(self.labels),
             colors=dict(self.colors),
             scores=dict(self.scores),
             measurements=self.measurements,

@@ -127,7 +127,9 @@ class FindingMemory:
         elif result.mask is not None and study.volumes:
             with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
                 file = Path(scratch) / "mask.nii.gz"
-                write_label_map(file, result.mask.ids_XYZ, like=study.volumes[0], durable=False)
+                write_label_map(
+                    file, result.mask.ids_XYZ, like=study.volumes[0], names=result.mask.names, durable=False
+                )
                 self._objects.put(key, file)
         else:
             return None

@@ -7,13 +7,15 @@ checkpoints: ours are in the store, with a manifest, and the members find the ne
 import contextlib
 import os
 import secrets
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-if "RAY_ADDRESS" not in os.environ:  # a Ray of our own answers only to who knows its token; read at import
+if "RAY_ADDRESS" not in os.environ and "ray" not in sys.modules:  # nor is this a worker, which has imported it by now
+    # A Ray of our own answers only to who knows its token; both are read when Ray is imported.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
@@ -21,6 +23,7 @@ import ray
 import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vilam3 import errors
 from vilam3.errors import DivergedError, PreemptedError, PrerequisiteError, SupersededError, UserError, VilaM3Error
@@ -89,7 +92,8 @@ def run(order: Order, *, workers: int, on_progress: OnProgress | None = None) ->
         VilaM3Error: what `vilam3.train.gang.take_part` raised, or that members were lost too often.
     """
     with _connected(workers), tempfile.TemporaryDirectory(prefix="vilam3-ray-") as scratch:
-        liaison = ray.remote(num_cpus=0)(_Liaison).remote()
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        liaison = ray.remote(num_cpus=0, scheduling_strategy=beside)(_Liaison).remote()  # no lost worker takes it along
         trainer = TorchTrainer(
             _member,
             train_loop_config={"order": order.to_json(), "liaison": liaison},

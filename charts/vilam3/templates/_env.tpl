@@ -51,6 +51,33 @@
 {{ include "vilam3.env.s3" . }}
 {{- end }}
 
+{{/* Of the process that callers reach: where images may come from, and where segmentations go. */}}
+{{- define "vilam3.env.sources" -}}
+{{- with .Values.sources }}
+{{- range $variable, $listed := dict "HOSTS" .hosts "NETWORKS" .networks "BUCKETS" .buckets }}
+{{- with $listed }}
+- name: VILAM3_IMAGE_{{ $variable }}
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- end }}
+- name: VILAM3_IMAGE_SECONDS
+  value: {{ .seconds | quote }}
+{{- end }}
+{{- with .Values.pacs.url }}
+- name: VILAM3_PACS_URL
+  value: {{ . | quote }}
+- name: VILAM3_PACS_SEGMENTATION
+  value: {{ $.Values.pacs.segmentation }}
+{{- with $.Values.pacs.authorizationSecret }}
+- name: VILAM3_PACS_AUTHORIZATION
+  valueFrom:
+    secretKeyRef:
+      name: {{ . }}
+      key: authorization
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* API keys are a file, mounted from the Secret; every part asks for one. */}}
 {{- define "vilam3.keys.env" -}}
 - name: VILAM3_API_KEYS_FILE

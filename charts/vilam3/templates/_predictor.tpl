@@ -16,7 +16,7 @@ model:
   runtime: {{ include "vilam3.name" (list $root $server.format) }}
   protocolVersion: v1
   {{- with $server.args }}
-  args: [{{ join ", " . }}]
+  args: {{ toJson . }}
   {{- end }}
   {{- include "vilam3.predictor.details" . | nindent 2 }}
 {{- else -}}
@@ -41,6 +41,18 @@ volumeMounts:
 {{- define "vilam3.predictor.base" -}}
 {{- $which := ternary (list "vlm" "--model" "/mnt/models/vlm") (list "expert" "--experts" "/mnt/models") (eq . "vila-m3") -}}
 {{- concat (list "serve" "--role") $which (list "--host" "0.0.0.0" "--port" "8080") | toJson -}}
+{{- end }}
+
+{{/* What the process with the VLM is told of its engine, as JSON. */}}
+{{- define "vilam3.engine.args" -}}
+{{- $args := list "--slots" (toString .Values.vlm.slots) "--waiting" (toString .Values.vlm.waiting) -}}
+{{- if eq .Values.vlm.engine "torch" -}}
+{{- $args = concat $args (list "--memory-gib" (toString .Values.vlm.memoryGiB)) -}}
+{{- else -}}
+{{- $args = concat $args (list "--engine" .Values.vlm.engine) -}}
+{{- with .Values.vlm.engineOptions }}{{ $args = concat $args (list "--engine-options" (toJson .)) }}{{ end -}}
+{{- end -}}
+{{- toJson $args -}}
 {{- end }}
 
 {{/* Minutes that a model of a format may take to load. */}}

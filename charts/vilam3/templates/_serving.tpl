@@ -57,7 +57,7 @@ rollingUpdate:
 {{- define "vilam3.runtime.container" -}}
 {{- $root := index . 0 }}{{- $format := index . 1 -}}
 - name: kserve-container
-  image: {{ include "vilam3.image.compute" $root }}
+  image: {{ include "vilam3.image.predictor" (list $root $format) }}
   imagePullPolicy: {{ $root.Values.image.pullPolicy }}
   args:
     {{- toYaml (concat (include "vilam3.predictor.base" $format | fromJsonArray) (index . 2)) | nindent 4 }}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import clusters
+from tests.cluster.kserve.trained import Trained, trained
 
 ROLES = ("ops", "cpu", "postgresql")
 TOOLS = ("versitygw",)
@@ -19,3 +20,10 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with clusters.cluster(folder, operators=["kuberay"]) as local:
         clusters.load_images(local, roles=ROLES, tools=TOOLS)
         yield local.kubeconfig
+
+
+@pytest.fixture(scope="session")
+def weights(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """What is served, and what training starts from."""
+    assert kubeconfig  # nothing is trained where nothing can serve it
+    return trained(tmp_path_factory.mktemp("trained"))

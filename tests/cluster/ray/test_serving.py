@@ -7,18 +7,11 @@ import httpx
 import pytest
 
 from tests.cluster import questions
-from tests.cluster.kserve.trained import Trained, another, scan, trained
+from tests.cluster.kserve.trained import Trained, another, scan
 from tests.cluster.ray.platform import HERE, SERVICE, ServingPlatform
 
 SERVES = f"--selector=kubernetes.io/service-name={SERVICE}-serve-svc"
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]
-
-
-@pytest.fixture(scope="module")
-def weights(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """What is served."""
-    assert kubeconfig  # nothing is trained where nothing can serve it
-    return trained(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="module")

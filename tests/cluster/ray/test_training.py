@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from tests.chart import ROOT
 from tests.cluster.kserve.platform import WEIGHTS
-from tests.cluster.kserve.trained import another
+from tests.cluster.kserve.trained import Trained
 from tests.cluster.ray.platform import CHECKPOINTS, HERE, Ended, TrainingPlatform
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]
@@ -21,14 +21,16 @@ WORKERS = 2
 
 
 @pytest.fixture(scope="module")
-def platform(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingPlatform]:
+def platform(
+    kubeconfig: Path, weights: Trained, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TrainingPlatform]:
     """The chart with its RayJob, installed."""
     made = TrainingPlatform(kubeconfig=kubeconfig, values=HERE / "training.yaml")
     folder = tmp_path_factory.mktemp("training")
     recipes = folder / "recipes"
     recipes.mkdir()
     (recipes / RECIPES[1].name).write_bytes(RECIPES[1].read_bytes())
-    with made.prepared({"corpus": _corpus(folder / "corpus"), "base": another(folder / "base"), "recipes": recipes}):
+    with made.prepared({"corpus": _corpus(folder / "corpus"), "base": weights.model, "recipes": recipes}):
         made.apply()
         yield made
 

@@ -6,10 +6,13 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
+import imagecodecs
 import nibabel as nib
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGExtended12Bit, JPEGLosslessSV1
 
 from tests.unit.data.dicom_files import SECRETS, enhanced, image, real_file, save
 from vilam3.data.intake import Limits, read_study
@@ -65,6 +68,18 @@ def dicom_bytes(kind: str) -> bytes:
         return save(dataset, Path(folder, "x.dcm")).read_bytes()
 
 
+@cache
+def jpeg_bytes(*, lossless: bool) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 4096, (24, 40)).astype(np.uint16)
+    place = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
+    dataset = image(pixels, tags={**place, "BitsStored": 12, "HighBit": 11})
+    dataset.PixelData = encapsulate([imagecodecs.jpeg8_encode(pixels, lossless=lossless, bitspersample=12)])
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1 if lossless else JPEGExtended12Bit
+    with tempfile.TemporaryDirectory() as folder:
+        return save(dataset, Path(folder, "x.dcm")).read_bytes()
+
+
 @FUZZ
 @given(st.sampled_from(["classic", "enhanced"]), edits)
 def test_mutated_dicom(kind: str, changes: list[tuple[float, str, int]]) -> None:
@@ -75,6 +90,17 @@ def test_mutated_dicom(kind: str, changes: list[tuple[float, str, int]]) -> None
 @given(st.sampled_from(["MR_small_RLE.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm"]), edits)
 def test_mutated_real_dicom(name: str, changes: list[tuple[float, str, int]]) -> None:
     try_to_read(mutate(real_file(name).read_bytes(), changes, head=1500), "x.dcm")
+
+
+@FUZZ
+@given(
+    st.sampled_from(["MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm", "lossless JPEG", "12-bit JPEG"]),
+    edits,
+)
+def test_mutated_compressed_dicom(name: str, changes: list[tuple[float, str, int]]) -> None:
+    """Decoders are written in C: a crash would end the test run."""
+    data = jpeg_bytes(lossless=name == "lossless JPEG") if "JPEG" in name else real_file(name).read_bytes()
+    try_to_read(mutate(data, changes, head=2_000), "x.dcm")
 
 
 @FUZZ

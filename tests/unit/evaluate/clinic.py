@@ -46,6 +46,9 @@ class RuleEngine:
         """See `vilam3.dialogue.messages.Engine`."""
         return EngineStats()
 
+    def close(self) -> None:
+        """See `vilam3.dialogue.messages.Engine`."""
+
     def stream(
         self,
         messages: Sequence[Message],

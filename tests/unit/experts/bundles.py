@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.networks.nets import UNet
+
+from vilam3.experts.bundle_files import inference_config, metadata, write_bundle
 
 # One module name in both bundles, as in the published ones; what it does differs.
 PROMPTED_SCRIPTS = '''
@@ -52,6 +55,131 @@ class Answer:
     def __call__(self, data):
         return {**data, "pred": (data["pred"] > 2.5).float() * 4}
 '''
+
+# As VISTA3D's published scripts in what matters here: an inferer that calls MONAI's sliding window by its name, with
+# only some of what it was given, and an evaluator that asks for label ids, or for everything.
+PUBLISHED_SCRIPTS = """
+import torch
+from monai.engines import SupervisedEvaluator
+from monai.inferers import Inferer, sliding_window_inference
+
+
+class Prompted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = torch.nn.Conv3d(1, 6, 3, padding=1)
+        self.classes = torch.nn.Embedding(133, 6)
+        self.point_head = torch.nn.Linear(1, 1)
+        self.point_head.last_supported = 132
+
+    def forward(self, x, class_vector=None, transpose=False, **_):
+        features = torch.tanh(self.encoder(x) * 4)
+        scores = torch.einsum("kf,nfxyz->knxyz", self.classes(class_vector)[:, 0], features) - 0.2
+        return scores.transpose(1, 0) if transpose else scores
+
+
+class PromptInferer(Inferer):
+    def __init__(self, roi_size, overlap, sw_batch_size=1):
+        super().__init__()
+        self.roi_size, self.overlap, self.sw_batch_size = roi_size, overlap, sw_batch_size
+
+    def __call__(self, inputs, network, point_coords, point_labels, class_vector):
+        return sliding_window_inference(
+            inputs=inputs, roi_size=self.roi_size, sw_batch_size=self.sw_batch_size, predictor=network,
+            transpose=True, class_vector=class_vector, mode="<mode>",
+        )
+
+
+class PromptEvaluator(SupervisedEvaluator):
+    def __init__(self, everything, **options):
+        super().__init__(**options)
+        self.everything = everything
+
+    def _iteration(self, engine, batch):
+        asked = batch.get("label_prompt") or self.everything
+        prompt = torch.as_tensor([int(label) for label in asked])[:, None]
+        image = batch["image"]
+        with torch.no_grad():
+            scores = engine.inferer(
+                inputs=image, network=engine.network, point_coords=None, point_labels=None, class_vector=prompt
+            )
+        engine.state.output = {"image": image, "pred": scores, "label_prompt": prompt[None]}
+        engine.fire_event("MODEL_COMPLETED")
+        return engine.state.output
+"""
+
+
+def write_published(root: Path, *, mode: str = "constant", crop: bool = True) -> Path:
+    """A bundle with the steps of the published VISTA3D and a network that is asked for label ids."""
+    key = {"keys": "image"}
+    preprocessing = [
+        {"_target_": "EnsureChannelFirstd", **key},
+        {"_target_": "EnsureTyped", **key, "track_meta": True},
+        {"_target_": "Spacingd", **key, "pixdim": [1.5, 1.5, 1.5], "mode": "bilinear"},
+        {"_target_": "CropForegroundd", **key, "allow_smaller": True, "margin": 2, "source_key": "image"},
+        {"_target_": "monai.apps.vista3d.transforms.VistaPreTransformd", **key, "subclass": {"2": [14, 5]}},
+        {"_target_": "ScaleIntensityRanged", **key, "a_min": -900.0, "a_max": 1000.0, "b_min": 0, "b_max": 1},
+        {"_target_": "Orientationd", **key, "axcodes": "RAS", "labels": None},
+        {"_target_": "CastToTyped", **key, "dtype": "$torch.float32"},
+    ]
+    takes = {"input_dict": "${'image': '/data/none.nii.gz', 'label_prompt': [3]}"}
+    if not crop:
+        preprocessing = [step for step in preprocessing if step["_target_"] != "CropForegroundd"]
+    config = _config(takes, "$[@input_dict]", preprocessing)
+    config["everything_labels"] = "$list(range(1, 8))"
+    config["network_def"] = {"_target_": "scripts.Prompted"}
+    config["inferer"] = {"_target_": "scripts.PromptInferer", "roi_size": [6, 7, 5], "overlap": 0.3}
+    config["evaluator"] |= {"_target_": "scripts.PromptEvaluator", "everything": "@everything_labels"}
+    answer = {"_target_": "monai.apps.vista3d.transforms.VistaPostTransformd", "keys": "pred"}
+    clean = {"_target_": "Lambdad", "func": "$lambda x: torch.nan_to_num(x, nan=255)", "keys": "pred"}
+    invert, save = config["postprocessing"]["transforms"][1:]
+    config["postprocessing"]["transforms"] = [answer, invert, clean, save]
+    torch.manual_seed(1)
+    generator = torch.Generator().manual_seed(2)
+    state = {
+        "encoder.weight": torch.randn((6, 1, 3, 3, 3), generator=generator),
+        "encoder.bias": torch.randn(6, generator=generator),
+        "classes.weight": torch.randn((133, 6), generator=generator),
+        "point_head.weight": torch.ones((1, 1)),
+        "point_head.bias": torch.ones(1),
+    }
+    scripts = PUBLISHED_SCRIPTS.replace("<mode>", mode)
+    return _write(root, config, scripts, {"model": state}, labels={"0": "background", "1": "liver"}, version="0.5.4")
+
+
+def write_small(root: Path, *, overlap: float = 0.25, batch: int = 1) -> Path:
+    """A bundle as `vilam3 experts fit` writes them, unfitted."""
+    network = {
+        "_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 4, "channels": [4, 8],
+        "strides": [2], "norm": "batch",
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        state = UNet(**{name: value for name, value in network.items() if name != "_target_"}).state_dict()
+    config = inference_config(
+        network_def=network,
+        preprocessing=[
+            {"_target_": "EnsureChannelFirstd", "keys": "image"},
+            {"_target_": "EnsureTyped", "keys": "image", "dtype": "$torch.float32", "track_meta": True},
+            {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
+            {"_target_": "Spacingd", "keys": "image", "pixdim": [2.0, 2.0, 3.0], "mode": "bilinear"},
+            {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": -50.0, "a_max": 200.0, "b_min": -2.0,
+             "b_max": 2.0, "clip": True},
+        ],
+        postprocessing=[
+            {"_target_": "vilam3.experts.postprocess.LabelIds", "key": "pred", "channel_ids": [0, 1, 4, 26],
+             "hosts": {"26": 1}, "smallest_voxels": {"26": 3}},
+        ],
+        roi_size=[8, 8, 4],
+        takes={"input_dict": "${'image': 'image.nii.gz', 'label_prompt': [1]}"},
+    )  # fmt: skip
+    config["inferer"] |= {"overlap": overlap, "sw_batch_size": batch}
+    description = metadata(
+        name="small", modality="CT", inputs=["image"], outputs={"1": "liver", "4": "pancreas", "26": "hepatic tumor"},
+        provenance={}, metrics={}, roi_size=[8, 8, 4],
+    )  # fmt: skip
+    write_bundle(root, config=config, description=description, state=state)
+    return root
 
 
 def write_prompted(root: Path) -> Path:

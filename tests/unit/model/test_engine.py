@@ -256,6 +256,23 @@ def test_a_fault_of_the_network_is_ours_and_the_next_request_is_served(
     assert engine.generate([[Message(role="user", text="q")]], GREEDY)[0].completion_tokens == 10
 
 
+def test_a_reply_ends_after_a_stop_text_and_keeps_it(engine: TorchEngine) -> None:
+    talk = [Message(role="user", text="a longer question without a picture")]
+    long = replace(GREEDY, max_new_tokens=40)
+    (whole,) = engine.generate([talk], long)
+    stop = whole.text[6:9]
+    pieces, cut = _stream(engine, talk, replace(long, stop=("never said", stop)))
+    assert cut.text == "".join(pieces) == whole.text[: whole.text.index(stop) + 3]
+    assert cut.finish_reason == "stop"
+    assert cut.completion_tokens < whole.completion_tokens
+    assert _stream(engine, talk, replace(long, stop=("never said",)))[1] == whole
+
+
+def test_guided_decoding_is_refused_in_words(engine: TorchEngine) -> None:
+    with pytest.raises(DataError, match="engine vllm"):
+        engine.submit([Message(role="user", text="q")], replace(GREEDY, pattern="yes|no"))
+
+
 def test_more_than_are_held_are_refused_and_told_when_to_come_back(loaded: Loaded) -> None:
     engine = TorchEngine(loaded, limits=Limits(slots=1, waiting=1))
     long = replace(GREEDY, max_new_tokens=200)

@@ -92,6 +92,9 @@ class RuleEngine:
         """See `vilam3.dialogue.messages.Engine`."""
         return EngineStats()
 
+    def close(self) -> None:
+        """See `vilam3.dialogue.messages.Engine`."""
+
     def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:
         """See `vilam3.dialogue.messages.Engine`."""
         self.samplings.append(sampling)
@@ -157,6 +160,9 @@ class SlowExperts:
             measurements=(Measurement(label="hepatic tumor", quantity="volume", value=1.5, unit="ml"),),
             provenance=provenance(call, study, slice_index),
         )
+
+    def warm_up(self) -> None:
+        """Nothing to load."""
 
     def _take_time(self, watch: Watch) -> None:
         end = time.monotonic() + self.seconds

@@ -189,7 +189,8 @@ def test_bad_references_are_refused(client: TestClient, png: bytes) -> None:
     def ask(*urls: str, **extra: object) -> Reply:
         return client.post("/v1/chat/completions", json=asked("tumor?", *urls, **extra))
 
-    refused(ask("https://example.org/a.png"), 400, "data URLs")
+    refused(ask("ftp://example.org/a.png"), 400, "data URLs")
+    refused(ask("https://example.org/a.png"), 400, "fetches nothing from example.org")
     refused(ask("file:///etc/passwd"), 400, "data URLs")
     refused(ask("data:image/png,abc"), 400, "base64")
     refused(ask("data:image/png;base64,####"), 400, "base64")

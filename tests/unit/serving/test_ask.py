@@ -5,15 +5,21 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import highdicom as hd
 import nibabel as nib
+import numpy as np
 import pytest
 from PIL import Image
 
+from tests.unit.data import dicom_files as make
 from tests.unit.serving.fakes import RuleEngine, SlowExperts
+from tests.unit.sources.hostile import hostile_server
 from vilam3 import consultant
 from vilam3.cli import ask
 from vilam3.consultant import Consultant
 from vilam3.errors import CheckpointError, DataError, UserError
+from vilam3.sources.pacs import URL_VARIABLE
+from vilam3.sources.permits import HOSTS_VARIABLE, NETWORKS_VARIABLE
 
 
 def run(words: Sequence[str]) -> int:
@@ -90,3 +96,36 @@ def test_what_cannot_be_asked_is_refused(loaded: list[tuple[str, Path | None]]) 
 def test_a_model_that_is_nowhere_is_named(model: str) -> None:
     with pytest.raises(CheckpointError, match=model):
         consultant.resolve(model)
+
+
+def test_a_dicom_series_gives_a_segmentation_and_a_report(loaded: list[tuple[str, Path | None]]) -> None:
+    """And the slice that is shown is the fullest, where the question is about the volume."""
+    voxels_KHW = np.arange(6 * 9 * 8, dtype=np.int16).reshape(6, 9, 8)
+    make.series(Path("scan"), voxels_KHW, tags={"StudyInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.9"})
+    assert run(["--image", "scan", "--model", "m", "--scope", "volume", "Is there a hepatic tumor?"]) == 0
+    found = hd.seg.segread("answer/segmentation-0.dcm")
+    assert [segment.SegmentLabel for segment in found.SegmentSequence][-1] == "hepatic tumor"
+    report = json.loads(Path("answer/report.json").read_text())
+    assert report["findings"][0]["structures"][0]["voxels"] == 8
+    assert report["findings"][0]["provenance"]["slice_index"] == 1
+    assert report["findings"][0]["files"]["segmentation"] == "answer/segmentation-0.dcm"
+    assert not any(secret in Path("answer/report.json").read_text() for secret in make.SECRETS)
+    with pytest.raises(UserError, match=URL_VARIABLE):
+        run(["--image", "scan", "--model", "m", "--stow", "Is there a hepatic tumor?"])
+    with pytest.raises(UserError, match="no slice"):
+        run(["--image", "scan", "--model", "m", "--scope", "volume", "--slice", "1", "hello"])
+    assert loaded
+
+
+def test_images_elsewhere_need_a_permit(loaded: list[tuple[str, Path | None]], monkeypatch: pytest.MonkeyPatch) -> None:
+    with hostile_server() as port:
+        url = f"http://127.0.0.1:{port}/scan"
+        with pytest.raises(DataError, match=HOSTS_VARIABLE):
+            run(["--image", url, "--model", "m", "hello"])
+        monkeypatch.setenv(HOSTS_VARIABLE, f"127.0.0.1:{port}")
+        monkeypatch.setenv(NETWORKS_VARIABLE, "127.0.0.0/8")
+        with pytest.raises(DataError, match="PNG or JPEG"):  # it came, and is no picture
+            run(["--image", url, "--model", "m", "hello"])
+        with pytest.raises(DataError, match="some are here"):
+            run(["--image", url, "--image", "ct.nii.gz", "--model", "m", "hello"])
+    assert loaded == []

@@ -38,7 +38,7 @@ def test_the_same_question_is_not_computed_twice(client: TestClient, experts: Sl
     assert second["answer"] == first["answer"]
     masks = [client.get(answer["expert_calls"][0]["mask_url"]).content for answer in (first, second)]
     voxels = [np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(mask)).dataobj) for mask in masks]
-    assert np.array_equal(*voxels)
+    assert np.array_equal(voxels[0], voxels[1])
     assert voxels[0].any()
     assert client.get(second["expert_calls"][0]["overlay_url"]).content.startswith(b"\x89PNG")
 

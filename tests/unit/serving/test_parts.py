@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import health
-from serving.answer import Progress
 from serving.completion import Answered, ExpertEnded
 from serving.expert import ExpertService
 from serving.expert import install as install_expert
 from serving.lanes import Lane, Places
 from serving.presence import gone
+from serving.recorder import Progress
 from serving.refusals import UnauthorizedError
 from serving.stream import HELD_CHARACTERS, Writer
 from serving.studies import StudyStore, Upload

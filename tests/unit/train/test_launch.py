@@ -1,4 +1,4 @@
-"""How a stage is launched: what is refused, what follows from the recipe, and that nothing is loaded that is not used."""
+"""How a stage is launched: what is refused, what follows from the recipe, and that nothing is loaded unused."""
 
 import subprocess
 import sys

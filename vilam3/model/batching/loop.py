@@ -20,9 +20,11 @@ from vilam3.model.batching.features import FeatureStore
 from vilam3.model.batching.meter import Meter
 from vilam3.model.batching.network import Network, Piece, Said
 from vilam3.model.batching.prefixes import BLOCK, PrefixStore
-from vilam3.model.batching.request import End, Picture, Reason, Request
+from vilam3.model.batching.recorded import RecordedDecoding, cuda_graph
+from vilam3.model.batching.request import Picture, Request
 from vilam3.model.batching.schedule import Chunk, Plan, Scheduler
 from vilam3.model.checkpoint import Loaded
+from vilam3.model.ticket import End, Reason
 
 LINGER_S = 2.0  # how long the thread awaits more work
 
@@ -68,8 +70,12 @@ class Loop:
         )
         self._model = model
         self._tokens_per_image = loaded.config.tokens_per_image
-        self._cache = SlotCache(loaded.config.llm, slots=limits.slots, dtype=model.dtype, device=model.device)
+        spare = limits.slots  # one place more than are given out, for recordings
+        self._cache = SlotCache(loaded.config.llm, slots=spare + 1, dtype=model.dtype, device=model.device)
         self._network = Network(model, self._cache)
+        self._recorded: RecordedDecoding | None = None
+        if model.device.type == "cuda":
+            self._recorded = RecordedDecoding(self._network, slots=limits.slots, spare=spare, record=cuda_graph)
         self._stops = frozenset(loaded.template.stop_ids(loaded.tokenizer))
         self._stop_ids = torch.tensor(sorted(self._stops), device=model.device)
         self._changed = threading.Condition()
@@ -146,8 +152,8 @@ class Loop:
         """Wait for work; None when there has been none for a while, and the thread ends."""
         with self._changed:
             has_work = self._changed.wait_for(lambda: self._is_closed or not self.scheduler.is_idle, LINGER_S)
-            for request in self.scheduler.discard(lambda entry: self._is_closed or entry.cancelled.is_set()):
-                request.told.put(End(reason="cancelled"))
+            for request in self.scheduler.discard(lambda entry: self._is_closed or entry.mailbox.cancelled.is_set()):
+                request.mailbox.told.put(End(reason="cancelled"))
             self._changed.notify_all()
             if self._is_closed or not has_work:
                 self._thread = None  # a thread that only waits would keep the network in memory
@@ -159,12 +165,12 @@ class Loop:
         blocks = self.prefixes.longest(request.chain.keys[: (request.length - 1) // BLOCK])
         for index, block in enumerate(blocks):
             self._cache.copy_in(request.place, index * BLOCK, block)
-        request.reused = len(blocks) * BLOCK
-        self.meter.begun(positions=request.length, reused=request.reused)
+        request.mailbox.reused = reused = len(blocks) * BLOCK
+        self.meter.begun(positions=request.length, reused=reused)
         for picture in request.pictures:
-            is_known = picture.start + self._tokens_per_image <= request.reused or picture.key in self.features
+            is_known = picture.start + self._tokens_per_image <= reused or picture.key in self.features
             self.meter.image(is_reused=is_known)
-        return request.reused
+        return reused
 
     @torch.inference_mode()
     def _pass(self, plan: Plan[Request]) -> list[int]:
@@ -172,7 +178,10 @@ class Loop:
             self._cache.move(move)
         self._encode([picture for chunk in plan.chunks for picture in self._seen(chunk)])
         said = [Said(slot=request.place, position=request.filled, token=request.said[-1]) for request in plan.decoding]
-        logits_BV = self._network.run(said, [self._piece(chunk) for chunk in plan.chunks])
+        if self._recorded is not None and not plan.chunks and self._recorded.fits(said):
+            logits_BV = self._recorded.run(said)
+        else:
+            logits_BV = self._network.run(said, [self._piece(chunk) for chunk in plan.chunks])
         if not plan.choosing:
             return []
         for request, logits_V in zip(plan.choosing, logits_BV, strict=True):
@@ -235,7 +244,7 @@ class Loop:
             if token in self._stops:
                 ended.append((request, "stop"))
                 continue
-            request.told.put(token)
+            request.mailbox.told.put(token)
             if len(request.said) >= request.most:
                 ended.append((request, "length"))
         if tokens:
@@ -251,7 +260,7 @@ class Loop:
                 self.scheduler.leave(request)
             self._changed.notify_all()
         for request, reason in ended:
-            request.told.put(End(reason=reason))
+            request.mailbox.told.put(End(reason=reason))
 
     def _remember(self, request: Request) -> None:
         """Keep the full blocks of a place that are not kept yet."""
@@ -264,5 +273,5 @@ class Loop:
         with self._changed:
             for request in self.scheduler.running:
                 self.scheduler.leave(request)
-                request.told.put(error)
+                request.mailbox.told.put(error)
             self._changed.notify_all()

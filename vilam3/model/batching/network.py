@@ -92,6 +92,11 @@ class Network:
         cos_1LD, sin_1LD = model.llm.model.rotary_emb(like, positions_1L)
         self._cos_L1D, self._sin_L1D = cos_1LD[0][:, None], sin_1LD[0][:, None]
 
+    @property
+    def positions(self) -> int:
+        """Of the longest sequence."""
+        return self._cos_L1D.shape[0]
+
     @torch.inference_mode()
     def run(self, said: Sequence[Said], pieces: Sequence[Piece]) -> Tensor:
         """Feed them, and return the logits (rows, V) of the replies and of the pieces that ask for them, in order."""
@@ -104,6 +109,18 @@ class Network:
         wanted += [each.tokens.stop - 1 for each, piece in zip(prompted, pieces, strict=True) if piece.wants_logits]
         hidden_NH = self._layers(self._embedded(said, pieces), at, decoded, prompted)
         return self._logits(hidden_NH if len(wanted) == len(hidden_NH) else hidden_NH[wanted])
+
+    def decode(self, ids_B: Tensor, at: tuple[Tensor, Tensor], *, length: int) -> Tensor:
+        """Feed one token a row, for rows in the first places; nothing here depends on values, so it can be recorded.
+
+        Args:
+            ids_B: The tokens.
+            at: Place and position of each.
+            length: Positions attended to, at least all that are filled.
+        """
+        mask_B1L = (torch.arange(length, device=ids_B.device) <= at[1][:, None])[:, None]
+        decoded = _Decoded(slots=slice(0, len(ids_B)), mask_B1L=mask_B1L)
+        return self._logits(self._layers(self.model.llm.model.embed_tokens(ids_B), at, decoded, ()))
 
     def _embedded(self, said: Sequence[Said], pieces: Sequence[Piece]) -> Tensor:
         ids = [row.token for row in said] + [max(token, 0) for piece in pieces for token in piece.ids]

@@ -29,6 +29,7 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- define "vilam3.secrets" -}}
 {{- $secrets := list (printf "%s:keys" .Values.serving.apiKeysSecret) (printf "%s:internal" .Values.serving.apiKeysSecret) -}}
 {{- with .Values.storage.secret }}{{ $secrets = concat $secrets (list (printf "%s:AWS_ACCESS_KEY_ID" .) (printf "%s:AWS_SECRET_ACCESS_KEY" .)) }}{{ end -}}
+{{- if and .Values.pacs.url .Values.pacs.authorizationSecret }}{{ $secrets = append $secrets (printf "%s:authorization" .Values.pacs.authorizationSecret) }}{{ end -}}
 {{- if .Values.mlflow.enabled -}}
 {{- if .Values.mlflow.postgresql.enabled -}}
 {{- $secrets = append $secrets (printf "%s:password" .Values.mlflow.postgresql.secret) -}}

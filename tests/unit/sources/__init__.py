@@ -1,0 +1,1 @@
+"""Unit tests of vilam3.sources."""

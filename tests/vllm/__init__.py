@@ -1,0 +1,1 @@
+"""vLLM against the torch engine, where vLLM is installed."""
