@@ -308,7 +308,7 @@ def _keeps_ids(step: Any) -> bool:  # noqa: ANN401 - likewise
 
 def _crops_plainly(cropper: Any) -> bool:  # noqa: ANN401 - likewise
     plain = cropper.select_fn is is_positive and cropper.channel_indices is None
-    return plain and bool(cropper.allow_smaller) and np.all(np.asarray(cropper.k_divisible) == 1)
+    return bool(plain and cropper.allow_smaller and np.all(np.asarray(cropper.k_divisible) == 1))
 
 
 def _everything(parser: Any) -> Sequence[int]:  # noqa: ANN401 - likewise
