@@ -28,8 +28,6 @@ spec:
           value: disabled
         - name: RAY_USAGE_STATS_ENABLED
           value: "0"
-        - name: RAY_raylet_start_wait_time_s
-          value: "600"
         {{- with $pod.env }}
         {{- . | nindent 8 }}
         {{- end }}

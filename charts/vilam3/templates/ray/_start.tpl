@@ -24,10 +24,7 @@ readinessProbe:
   failureThreshold: {{ ternary 1 10 (default false .serves) }}
 {{- end }}
 
-{{/*
-What `ray start` is told of every pod. Ports are named: to find out those of its agents Ray waits 15 seconds, and gives the
-node up where they take longer. A pod has its ports for itself.
-*/}}
+{{/* What `ray start` is told of every pod, which has its ports for itself: those that probes and monitors ask, and the next. */}}
 {{- define "vilam3.ray.start" -}}
 dashboard-agent-listen-port: "52365"
 dashboard-agent-grpc-port: "52366"
