@@ -216,7 +216,7 @@ class _Slab:
             theirs.append(slice(first + skipped - low, last + skipped - low))
             ours.append(slice(first, last))
         labels = self._sweep.labels(blended_CYZ[(slice(None), *theirs)])
-        ids_XYZ[(x, *ours)] = labels.cpu().numpy()
+        ids_XYZ[x, ours[0], ours[1]] = labels.cpu().numpy()
 
 
 def _cut(starts: Sequence[int], size: int, count: int) -> list[Range]:
