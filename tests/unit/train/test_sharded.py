@@ -117,7 +117,7 @@ def test_who_was_superseded_writes_no_manifest(store: FolderStore, moved: Replic
 
 
 def test_a_store_out_of_reach_is_asked_again_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharded.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     calls = []
 
     def third_time() -> str:
