@@ -38,12 +38,14 @@ def run() -> dict[str, Any]:
     Raises:
         PrerequisiteError: This machine cannot run a node, or programs or images have not been built.
     """
-    figures = build_cold()
+    figures: list[Figure] = []
+    record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="vilam3-bench-") as folder:
-        figures += installation(Path(folder))
-        figures += scale(Path(folder) / "scale")
-        figures += autoscale(Path(folder) / "autoscale")
-    return write("cluster", figures, command=COMMAND)
+        parts = {"kserve": installation, "scale": scale, "autoscale": autoscale}
+        for name, part in parts.items():
+            figures += part(Path(folder) / name)
+            record = write("cluster", [*build_cold(), *figures], command=COMMAND)  # kept, whatever becomes of the next
+    return record
 
 
 def build_cold() -> list[Figure]:
@@ -58,12 +60,13 @@ def build_cold() -> list[Figure]:
 def installation(folder: Path) -> list[Figure]:
     """The chart under KServe: how long until it answers, and what an upgrade loses."""
     clusters.build_images(ROLES)
+    folder.mkdir()
     weights = trained(folder / "trained")
     untaught = another(folder / "another")
     began = _since()
     with clusters.own_cluster(folder, operators=["kserve"]) as local:
         up_s = began()
-        clusters.load_images(local, roles=ROLES, tools=TOOLS, folder=folder)
+        clusters.load_images(local, roles=ROLES, tools=TOOLS)
         loaded_s = began() - up_s
         platform = Platform(kubeconfig=local.kubeconfig)
         with platform.surrounded(weights, another=untaught):
@@ -99,7 +102,7 @@ def autoscale(folder: Path) -> list[Figure]:
     folder.mkdir()
     weights, untaught = trained(folder / "trained"), another(folder / "another")
     with clusters.own_cluster(folder, operators=["kserve", "metrics"]) as local:
-        clusters.load_images(local, roles=ROLES, tools=TOOLS, folder=folder)
+        clusters.load_images(local, roles=ROLES, tools=TOOLS)
         platform = ScalingPlatform(kubeconfig=local.kubeconfig, values=SCALED_VALUES)
         with platform.surrounded(weights, another=untaught):
             platform.apply()

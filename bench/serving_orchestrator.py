@@ -253,7 +253,9 @@ def _process_of(url: str) -> psutil.Process:
     """The process that listens at an address."""
     port = int(url.rpartition(":")[2])
     listening = next(
-        one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.laddr.port == port
+        one
+        for one in psutil.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port
     )
     return psutil.Process(listening.pid)
 

@@ -59,7 +59,7 @@ def _from_nothing(resolved: Recipe, stages: Sequence[str], place: Place) -> Base
             launcher: local: one process | ray: a process for each accelerator of the pod, restarted when one is lost.
             workers: With ray: number of processes; empty for the stage's devices.
             strategy: With ray: ddp, zero1, zero2, zero3 or fsdp2; empty for what the stage says.
-            checkpoints: With ray: s3://bucket/prefix of the state that a new pod goes on from; empty keeps it in the pod.
+            checkpoints: With ray: s3://bucket/prefix of the state a new pod goes on from; empty keeps it in the pod.
         """
         how = {"launcher": launcher, "workers": workers, "strategy": strategy, "checkpoints": checkpoints}
         corpus, experts = _phantoms(recipe, place)
@@ -86,7 +86,7 @@ def _from_checkpoint(resolved: Recipe, stages: Sequence[str], place: Place) -> B
             launcher: local: one process | ray: a process for each accelerator of the pod, restarted when one is lost.
             workers: With ray: number of processes; empty for the stage's devices.
             strategy: With ray: ddp, zero1, zero2, zero3 or fsdp2; empty for what the stage says.
-            checkpoints: With ray: s3://bucket/prefix of the state that a new pod goes on from; empty keeps it in the pod.
+            checkpoints: With ray: s3://bucket/prefix of the state a new pod goes on from; empty keeps it in the pod.
         """
         how = {"launcher": launcher, "workers": workers, "strategy": strategy, "checkpoints": checkpoints}
         corpus, experts = _phantoms(recipe, place)
@@ -118,7 +118,7 @@ def _on_given_data(resolved: Recipe, stages: Sequence[str], place: Place) -> Bas
             launcher: local: one process | ray: a process for each accelerator of the pod, restarted when one is lost.
             workers: With ray: number of processes; empty for the stage's devices.
             strategy: With ray: ddp, zero1, zero2, zero3 or fsdp2; empty for what the stage says.
-            checkpoints: With ray: s3://bucket/prefix of the state that a new pod goes on from; empty keeps it in the pod.
+            checkpoints: With ray: s3://bucket/prefix of the state a new pod goes on from; empty keeps it in the pod.
         """
         how = {"launcher": launcher, "workers": workers, "strategy": strategy, "checkpoints": checkpoints}
         base = dsl.importer(artifact_uri=base_checkpoint, artifact_class=dsl.Model).output

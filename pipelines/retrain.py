@@ -37,7 +37,7 @@ def retrain(resolved: Recipe, *, place: Place) -> BaseComponent:
             launcher: local: one process | ray: a process for each accelerator of the pod, restarted when one is lost.
             workers: With ray: number of processes; empty for the stage's devices.
             strategy: With ray: ddp, zero1, zero2, zero3 or fsdp2; empty for what the stage says.
-            checkpoints: With ray: s3://bucket/prefix of the state that a new pod goes on from; empty keeps it in the pod.
+            checkpoints: With ray: s3://bucket/prefix of the state a new pod goes on from; empty keeps it in the pod.
         """
         base = dsl.importer(artifact_uri=base_checkpoint, artifact_class=dsl.Model).output
         data = dsl.importer(artifact_uri=corpus, artifact_class=dsl.Dataset).output

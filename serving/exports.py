@@ -5,14 +5,14 @@ What is made is kept beside the answer, so that the same request gives the same 
 
 import json
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from serving.results import ResultStore, source_name
 from vilam3.data.dicom_source import DicomSource
 from vilam3.data.nifti import read_label_map
 from vilam3.errors import DataError, NotFoundError
 from vilam3.experts.protocol import LabelMap
-from vilam3.sources.pacs import URL_VARIABLE, Form, Pacs, RefusedError, stored_form
+from vilam3.sources.pacs import URL_VARIABLE, Pacs, RefusedError, stored_form
 
 NO_SOURCE = "segmentation: this answer has none that belongs to DICOM images; a mask of other files is at its mask_url"
 NOTHING = "stow: this answer has no segmentation of DICOM images, so there is nothing to store"
@@ -81,7 +81,7 @@ class Exports:
         return stored
 
     def _store(self, pacs: Pacs, tenant: str, answer_id: str, number: int) -> dict[str, Any]:
-        *preferred, last = stored_form(cast("Form", pacs.form))
+        *preferred, last = stored_form(pacs.form)
         for form in preferred:
             try:
                 return self._store_as(pacs, tenant, answer_id, number, form)

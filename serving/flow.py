@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -65,7 +65,7 @@ class Flow(Generic[EventT, ResultT]):
         self.cancelled.set()
         self._work.cancel()
 
-    async def batches(self, *, gone: Gone) -> AsyncIterator[list[EventT]]:
+    async def batches(self, *, gone: Gone) -> AsyncGenerator[list[EventT], None]:
         """All events that have come, whenever some have, and none now and then. Leaving early cancels the work.
 
         Where events come faster than they are passed on, batches grow, so that each event costs less.
@@ -86,7 +86,7 @@ class Flow(Generic[EventT, ResultT]):
         finally:
             self.cancel()
 
-    async def events(self, *, gone: Gone) -> AsyncIterator[EventT | None]:
+    async def events(self, *, gone: Gone) -> AsyncGenerator[EventT | None]:
         """Events as they come, and None now and then while there are none. Leaving early cancels the work."""
         async with contextlib.aclosing(self.batches(gone=gone)) as batches:
             async for batch in batches:

@@ -6,7 +6,7 @@ may quote the request; the service itself is KServe's.
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from fastapi.exceptions import RequestValidationError
@@ -40,7 +40,7 @@ KSERVE: tuple[tuple[tuple[type[Exception], ...], grpc.StatusCode, str], ...] = (
 log = logging.getLogger(__name__)
 
 
-class _Statuses(AsyncExceptionToStatusInterceptor):  # type: ignore[misc]  # it ships no types
+class _Statuses(AsyncExceptionToStatusInterceptor):
     """Errors as gRPC's statuses, with the same sentence as over HTTP."""
 
     async def handle_exception(
@@ -49,7 +49,7 @@ class _Statuses(AsyncExceptionToStatusInterceptor):  # type: ignore[misc]  # it 
         request_or_iterator: Any,  # noqa: ANN401 - as the base class
         context: Any,  # noqa: ANN401 - likewise
         method_name: str,
-    ) -> None:
+    ) -> NoReturn:
         """End the call with a status."""
         del request_or_iterator
         if isinstance(ex, VilaM3Error):
@@ -59,6 +59,7 @@ class _Statuses(AsyncExceptionToStatusInterceptor):  # type: ignore[misc]  # it 
                 await context.abort(status, sentence)
         log.error("grpc call failed: %s in %s", type(ex).__name__, method_name)
         await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says where; try again")
+        raise AssertionError("an aborted call does not go on")
 
 
 class GrpcServer:

@@ -143,6 +143,7 @@ def ray(models: Models, front: Front, *, on_ready: OnReady) -> None:
         UserError: the port is taken.
     """
     check_free(front.host, front.port)
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # it listens on loopback
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from serving.ray_local import serving  # noqa: PLC0415 - takes seconds to import
 

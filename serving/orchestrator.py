@@ -25,6 +25,7 @@ from vilam3.services.memory import FindingMemory
 from vilam3.shelf import GIB, Bounds, Shelf
 
 ANSWERS_AT_A_TIME, ANSWERS_WAITING, URGENT_WAITING = 64, 128, 32
+READERS = 4  # as many may wait to be read as may wait for their answer: a burst is refused by one bound, not by two
 LOOK_EVERY_S = 5.0
 SWEEP_EVERY_S = 60.0
 MOST_STUDIES, MOST_ANSWERS, MOST_BYTES = 20_000, 50_000, 2048 * GIB
@@ -124,6 +125,7 @@ def service(
         memory=FindingMemory(objects, sweep_every_s=SWEEP_EVERY_S) if terms.remembers else None,
         budget=terms.budget,
         places=Places(terms.budget.per_tenant),
+        readers=Lane("readers", workers=READERS, waiting=ANSWERS_AT_A_TIME + ANSWERS_WAITING + URGENT_WAITING),
         dialogues=Lane("dialogues", workers=ANSWERS_AT_A_TIME, waiting=ANSWERS_WAITING, urgent=URGENT_WAITING),
         experts=ThreadPoolExecutor(ANSWERS_AT_A_TIME * SIDE_BY_SIDE, thread_name_prefix="experts"),
     )

@@ -89,7 +89,7 @@ class Shelf:
             file = Path(scratch) / "study.zip"
             pack(study, file)
             self.objects.put(f"{kept.reference}/study.zip", file)
-        if study.source is not None:
+        if study.source is not None and study.source.is_filed:
             put_json(self.objects, f"{kept.reference}/source.json", study.source.as_json())
         self._remember(kept)
         return kept

@@ -4,7 +4,8 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -40,6 +41,24 @@ def load(archive: Path, *, inside: int) -> list[str]:
     return re.findall(r"^unpacking (\S+)", ran.stdout, re.MULTILINE)
 
 
+def receive(write: Callable[[IO[bytes]], None], *, inside: int) -> None:
+    """Import the images of an archive while `write` writes it, so that it takes no room of its own.
+
+    Raises:
+        ClusterError: The runtime does not take it.
+    """
+    _wait_until_ready(inside)
+    command = _command(["images", "import", "-"], inside=inside)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # noqa: S603 - our own arguments
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError), process.stdin as pipe:  # it says below why it stopped reading
+            write(pipe)
+        told = process.stdout.read().decode(errors="replace")
+    if process.returncode:
+        raise ClusterError(f"containerd does not take an image: {told.strip()}")
+
+
 def digests(*, inside: int) -> dict[str, str]:
     """Names of the images that the node has, each with the digest of its manifest."""
     _wait_until_ready(inside)
@@ -47,17 +66,21 @@ def digests(*, inside: int) -> dict[str, str]:
     return {row.split()[0]: row.split()[2] for row in rows}
 
 
-def check_room(archive: Path, *, folder: Path) -> None:
-    """Refuse an archive that would fill the disk: the node keeps its layers packed and unpacked.
+def check_room(name: str, *, size_bytes: int, folder: Path) -> None:
+    """Refuse an image that would fill the disk: the node keeps its layers packed and unpacked.
+
+    Args:
+        name: What is refused, for the reader.
+        size_bytes: Of its layers, or of an archive.
+        folder: Where the node keeps them.
 
     Raises:
-        PrerequisiteError: There is too little room on the disk of `folder`, where the node keeps them.
+        PrerequisiteError: There is too little room.
     """
-    needed = NEEDED_BY_SIZE * archive.stat().st_size + SPARE_BYTES
-    free = shutil.disk_usage(folder).free
+    needed, free = NEEDED_BY_SIZE * size_bytes + SPARE_BYTES, shutil.disk_usage(folder).free
     if free < needed:
         raise PrerequisiteError(
-            f"image archive {archive}: the node needs {needed / GIGABYTE:.1f} GB for it and {folder} has "
+            f"{name}: the node needs {needed / GIGABYTE:.1f} GB for it and {folder} has "
             f"{free / GIGABYTE:.1f} GB free; free some, or bring the cluster up elsewhere with --root"
         )
 
@@ -73,6 +96,10 @@ def _wait_until_ready(inside: int) -> None:
 def _ctr(
     arguments: Sequence[str], *, inside: int, stdin: IO[bytes] | int = subprocess.DEVNULL
 ) -> "subprocess.CompletedProcess[str]":
-    enter = ["nsenter", f"--target={inside}", "--mount", "--pid", "--net", "--"]
-    command = [*enter, "ctr", f"--address={SOCKET}", f"--namespace={NAMESPACE}", *arguments]
+    command = _command(arguments, inside=inside)
     return subprocess.run(command, stdin=stdin, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+
+
+def _command(arguments: Sequence[str], *, inside: int) -> list[str]:
+    enter = ["nsenter", f"--target={inside}", "--mount", "--pid", "--net", "--"]
+    return [*enter, "ctr", f"--address={SOCKET}", f"--namespace={NAMESPACE}", *arguments]

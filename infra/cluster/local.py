@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -85,12 +85,22 @@ class Local:
         if self._supervisor() is None or Plan.read(self.layout.plan).addresses.slot < 0:
             raise UserError("load-image: no node is up that could hold images; make cluster-up LEVEL=node")
         if archive.is_file():
-            containers.check_room(archive, folder=self.layout.data)
+            name, size_bytes = f"image archive {archive}", archive.stat().st_size
+            containers.check_room(name, size_bytes=size_bytes, folder=self.layout.data)
         return self.load(archive)
 
     def load(self, archive: Path) -> list[str]:
         """Import an archive into the node that is up."""
         return containers.load(archive, inside=self._inside())
+
+    def receive_image(self, name: str, *, size_bytes: int, write: Callable[[IO[bytes]], None]) -> None:
+        """Import an image from its archive while that is written.
+
+        Raises:
+            PrerequisiteError: There is too little room for it.
+        """
+        containers.check_room(f"image {name}", size_bytes=size_bytes, folder=self.layout.data)
+        containers.receive(write, inside=self._inside())
 
     def image_digests(self) -> dict[str, str]:
         """Names of the images that the node has, each with the digest of its manifest."""

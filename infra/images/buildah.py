@@ -51,8 +51,7 @@ def push(name: str, store: Store) -> None:
 
 def pull(name: str, store: Store) -> None:
     """Bring the image from `store` back into buildah's own storage, under its name."""
-    identifier = _run("buildah", "pull", "--quiet", f"oci:{store.root}:{name}").split()[-1]
-    _run("buildah", "tag", identifier, name)
+    _run("skopeo", "copy", "--quiet", f"oci:{store.root}:{name}", f"containers-storage:{name}")
 
 
 def remove(name: str) -> None:

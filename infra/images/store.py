@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vilam3.artifacts import whole_file, write_json
 from vilam3.errors import NotFoundError
@@ -64,18 +64,24 @@ class Store:
         Raises:
             NotFoundError: One of the two is not kept here.
         """
+        self._find(name)
+        with whole_file(out, durable=False) as part, part.open("wb") as stream:
+            self.stream_archive(name, into=stream, without=without)
+        return out
+
+    def stream_archive(self, name: str, *, into: IO[bytes], without: str = "") -> None:
+        """Write the archive into a stream, such as a pipe to the program that imports it."""
         manifest = self._find(name)
         left_out = set(self.layers(without)) if without else set()
         named = manifest | {"annotations": {NAME: name, CONTAINERD_NAME: name}}
         index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [named]}
-        with self.alone(), whole_file(out, durable=False) as part, tarfile.open(part, "w") as archive:
+        with self.alone(), tarfile.open(fileobj=into, mode="w|") as archive:
             _add(archive, "oci-layout", LAYOUT)
             _add(archive, "index.json", index)
             for digest in dict.fromkeys(self._reachable(manifest)):
                 if digest not in left_out:
                     blob = self._blob(digest)
                     archive.add(blob, arcname=str(blob.relative_to(self.root)), filter=_without_owner)
-        return out
 
     def note(self, name: str, **took: float) -> None:
         """Keep what building the image took."""

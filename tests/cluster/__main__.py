@@ -48,7 +48,7 @@ def _run(tier: str, *, built_only: bool) -> Result:
         absent = built.lacking(tier)
     if absent:
         return Result(tier=tier, state="SKIPPED", detail=absent)
-    return tiers.run(tier, ["-s", "-rs", *map(str, places)])
+    return tiers.run(tier, ["-vv", "-s", "-rs", *map(str, places)])  # a line for each test
 
 
 def _has_tests(place: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -11,6 +13,7 @@ from infra.cluster.layout import DEFAULT, Layout
 from infra.cluster.local import Local
 from infra.images import builder
 from infra.images.catalogue import REGISTRY, find
+from infra.images.store import Store
 from tests.chart import ROOT
 from vilam3.errors import PrerequisiteError
 
@@ -80,7 +83,7 @@ def build_images(roles: Sequence[str]) -> None:
         builder.build(find(role), registry=REGISTRY, engine="buildah", say=print)
 
 
-def load_images(local: Local, *, roles: Sequence[str], tools: Sequence[str], folder: Path) -> None:
+def load_images(local: Local, *, roles: Sequence[str], tools: Sequence[str]) -> None:
     """Bring images that were built here to the node, but for those that it has."""
     has, store = local.image_digests(), builder.store()
     for tool in tools:
@@ -88,6 +91,9 @@ def load_images(local: Local, *, roles: Sequence[str], tools: Sequence[str], fol
     for role in roles:
         name = find(role).name(REGISTRY)
         if has.get(name) != store.digest(name):
-            archive = store.write_archive(name, out=folder / f"{role}.tar")
-            local.load_image(archive)
-            archive.unlink()
+            write = partial(_write, store, name)
+            local.receive_image(name, size_bytes=store.size_bytes(name), write=write)
+
+
+def _write(store: Store, name: str, stream: IO[bytes]) -> None:
+    store.stream_archive(name, into=stream)

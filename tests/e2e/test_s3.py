@@ -13,10 +13,15 @@ import pytest
 from tests.e2e.s3_server import S3, s3_server
 from tests.e2e.serving_fixture import Served, served
 from tests.e2e.test_roles import expert_command, orchestrator_command, question, uploaded
+from tests.unit.data import dicom_files as make
+from vilam3.data.intake import read_study
+from vilam3.data.limits import Limits
 from vilam3.data.study import Study, Volume, study_of
-from vilam3.errors import ArtifactError, NotFoundError
+from vilam3.errors import ArtifactError, DataError, NotFoundError, TooLargeError
 from vilam3.objects import ObjectStore, S3Store, open_store
 from vilam3.shelf import Bounds, Shelf, drop_oldest
+from vilam3.sources.images import Sources
+from vilam3.sources.permits import Permits
 from vilam3.weights import fetch
 
 pytestmark = pytest.mark.e2e
@@ -87,6 +92,31 @@ def test_two_processes_see_the_same_studies_and_bounds_hold(store: ObjectStore) 
     assert len(dropped) == 1
     left = {first.reference, second.reference} - set(dropped)
     assert {entry.key for entry in store.entries("tenants")} == {f"{reference}/study.zip" for reference in left}
+
+
+def test_images_are_read_from_listed_places_alone(s3: S3, tmp_path: Path) -> None:
+    """One object, or all files of a study below a prefix."""
+    assert s3.endpoint
+    client = boto3.client("s3")
+    voxels_KHW = np.arange(4 * 6 * 5, dtype=np.int16).reshape(4, 6, 5)
+    for path in make.series(tmp_path / "series", voxels_KHW).iterdir():
+        client.upload_file(str(path), BUCKET, f"inbox/ct/{path.name}")
+    client.put_object(Bucket=BUCKET, Key="inbox/one.nii", Body=_nifti())
+    client.put_object(Bucket=BUCKET, Key="private/one.nii", Body=_nifti())
+    sources = Sources(permits=Permits(buckets=(f"{BUCKET}/inbox",)))
+
+    def study(key: str, limits: Limits) -> Study:
+        folder = tmp_path / key.replace("/", "_")
+        folder.mkdir()
+        return read_study(sources.fetch(f"s3://{BUCKET}/{key}", folder, limits=limits, where="image_url 1"))
+
+    assert (study("inbox/ct", Limits()).num_slices, study("inbox/one.nii", Limits()).num_slices) == (4, 6)
+    with pytest.raises(DataError, match="let the operator list it in VILAM3_IMAGE_BUCKETS"):
+        study("private/one.nii", Limits())
+    with pytest.raises(NotFoundError, match="nothing below it"):
+        study("inbox/none", Limits())
+    with pytest.raises(TooLargeError, match="4 files"):
+        sources.fetch(f"s3://{BUCKET}/inbox/ct/", tmp_path / "many", limits=Limits(max_files=3), where="x")
 
 
 def test_a_wrong_secret_is_refused_with_its_remedy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:

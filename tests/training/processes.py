@@ -203,7 +203,7 @@ def _prepare(mischief: Mischief | None, rank: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return done
 
-    gang._step = step
+    gang._step = step  # type: ignore[assignment]  # a member is not to know what befalls it
 
 
 def _poison(job: Any) -> None:  # noqa: ANN401 - of the gang

@@ -34,6 +34,9 @@ def ray_cluster(*, cpus: int, environment: Mapping[str, str]) -> Iterator[dict[s
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_raylet_start_wait_time_s": str(int(READY_S)),
+        "RAY_worker_register_timeout_seconds": str(
+            int(READY_S)
+        ),  # else the first driver waits for ever for one given up
     }
     port, listens = free_port(), free_port()
     words = [f"--{name}={free_port()}" for name in NAMED]

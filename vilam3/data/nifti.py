@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vilam3.artifacts import whole_file
 from vilam3.data.geometry import check_affine, ras_volume, reorient
 from vilam3.data.limits import Limits
-from vilam3.data.study import Volume
+from vilam3.data.study import FloatArray, Volume
 from vilam3.errors import ArtifactError, DataError
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -134,7 +134,7 @@ def write_label_map(
     _write(path, ids_XYZ.astype(np.uint8), like=like, durable=durable, names=names)
 
 
-def read_label_map(content: bytes) -> tuple[NDArray[np.uint8], NDArray[np.float64], dict[int, str]]:
+def read_label_map(content: bytes) -> tuple[NDArray[np.uint8], FloatArray, dict[int, str]]:
     """A segmentation that `write_label_map` wrote: label ids in RAS order, their affine, and names of the ids.
 
     Raises:

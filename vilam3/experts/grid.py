@@ -5,7 +5,7 @@ have parallel axes.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from vilam3.data.study import FloatArray, Volume
 
 Box = tuple[slice, slice, slice]
 Ids = NDArray[np.uint8]
+Line = tuple[FloatArray, NDArray[np.intp]]
 PARALLEL = 1e-6  # in voxels per voxel
 SAME = 1e-3  # MONAI leaves a grid alone that differs by less
 PLANES = 16  # read or written at a time
@@ -51,9 +52,11 @@ class NetworkGrid:
         if np.abs(step[:3, :3] - np.diag(np.diag(step[:3, :3]))).max() > PARALLEL:
             return None
         if tuple(sizes) == shape and np.allclose(step, np.eye(4), atol=SAME):
-            x, y, z = ((whole[:size].astype(np.float64), whole[:size]) for size in shape)
+            lines: list[Line] = [(whole[:size].astype(np.float64), whole[:size]) for size in shape]
         else:
-            x, y, z = (_line(old, new, step[axis, axis], step[axis, 3]) for axis, (old, new) in _pairs(shape, sizes))
+            pairs = enumerate(zip(shape, sizes, strict=True))
+            lines = [_line(old, new, step[axis, axis], step[axis, 3]) for axis, (old, new) in pairs]
+        x, y, z = lines
         return cls(
             coordinates=(x[0], y[0], z[0]),
             nearest=(x[1], y[1], z[1]),
@@ -136,7 +139,7 @@ def _resampled(volume: Volume, spacing: Any) -> tuple[Sequence[int], FloatArray]
     return sizes, np.linalg.solve(affine, np.asarray(planned.peek_pending_affine(), dtype=np.float64))
 
 
-def _line(old: int, new: int, scale: float, offset: float) -> tuple[FloatArray, NDArray[np.intp]]:
+def _line(old: int, new: int, scale: float, offset: float) -> Line:
     """Along one axis: where the new grid's indices lie in the old one, and the way back as MONAI takes it."""
     import torch  # noqa: PLC0415 - seconds to import
     from monai.data import MetaTensor  # noqa: PLC0415 - likewise
@@ -149,10 +152,6 @@ def _line(old: int, new: int, scale: float, offset: float) -> tuple[FloatArray, 
     resample = SpatialResample(mode="nearest", padding_mode="border", align_corners=False, dtype=np.float64)
     back: Any = resample(numbers, dst_affine=torch.eye(4, dtype=torch.float64), spatial_size=(old, 1, 1))
     return places, np.rint(np.asarray(back).ravel()).astype(np.intp)
-
-
-def _pairs(shape: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, tuple[int, int]]]:
-    yield from enumerate(zip(shape, sizes, strict=True))
 
 
 def _range(places: FloatArray) -> slice:

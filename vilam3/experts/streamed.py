@@ -41,6 +41,7 @@ from vilam3.experts.sweep import Sweep, Windows
 Ids = NDArray[np.uint8]
 WITHOUT_EFFECT = (LoadImaged, EnsureChannelFirstd, EnsureTyped, CastToTyped)  # on a float32 volume in memory
 LEAST_SCORE_BYTES = 1 << 30
+SHARE_OF_STUDY = 0.25  # of its own bytes, where the network runs on the processor
 SHARE_OF_GPU = 0.5  # of the memory that is free
 NUM_AXES = 3
 PROBE = 4  # voxels along each axis of what an inferer is shown to learn how it cuts
@@ -155,7 +156,7 @@ class Plan:
     def _max_bytes(self, voxels_XYZ: NDArray[Any]) -> int:
         if self.device.type == "cuda":
             return int(SHARE_OF_GPU * torch.cuda.mem_get_info(self.device)[0])
-        return max(LEAST_SCORE_BYTES, voxels_XYZ.size * 4)
+        return max(LEAST_SCORE_BYTES, int(SHARE_OF_STUDY * voxels_XYZ.size * voxels_XYZ.itemsize))
 
     def _input(self, grid: NetworkGrid, voxels_XYZ: NDArray[Any], box: Box) -> torch.Tensor:
         values: Any = torch.from_numpy(grid.read(voxels_XYZ, box))[None]
@@ -307,7 +308,7 @@ def _keeps_ids(step: Any) -> bool:  # noqa: ANN401 - likewise
 
 def _crops_plainly(cropper: Any) -> bool:  # noqa: ANN401 - likewise
     plain = cropper.select_fn is is_positive and cropper.channel_indices is None
-    return plain and bool(cropper.allow_smaller) and np.all(np.asarray(cropper.k_divisible) == 1)
+    return bool(plain and cropper.allow_smaller and np.all(np.asarray(cropper.k_divisible) == 1))
 
 
 def _everything(parser: Any) -> Sequence[int]:  # noqa: ANN401 - likewise

@@ -155,7 +155,8 @@ class Sweep:
 
     def _window(self, corner: Shape) -> torch.Tensor:
         """Network input of one window, filled up beyond the volume."""
-        boxes, filling = [], []
+        boxes: list[slice] = []
+        filling: list[int] = []
         for start, before, size, window in zip(
             corner, self._before(), self.shape_XYZ, self.windows.size_XYZ, strict=True
         ):
@@ -188,8 +189,8 @@ class _Slab:
             theirs.append(slice(first - start, last - start))
             ours.append(slice(first - low, last - low))
         weights = self._window_weights[tuple(theirs)]
-        window = scores_CXYZ[(slice(None), *theirs)].to(self._weights)
-        self._scores[(slice(None), *ours)] += window.mul_(weights)
+        blended = scores_CXYZ[(slice(None), *theirs)].to(self._weights)
+        self._scores[(slice(None), *ours)] += blended.mul_(weights)
         self._weights[tuple(ours)] += weights
 
     def finish(self, start: int, stop: int, ids_XYZ: Ids, before: Shape) -> None:
@@ -206,7 +207,8 @@ class _Slab:
     def _write(self, x: int, blended_CYZ: torch.Tensor, ids_XYZ: Ids, before: Shape) -> None:
         if not 0 <= x < ids_XYZ.shape[0]:
             return
-        theirs, ours = [], []
+        theirs: list[slice] = []
+        ours: list[slice] = []
         for low, extent, skipped, size in zip(
             (self._low_y, self._low_z), self._extent, before[1:], ids_XYZ.shape[1:], strict=True
         ):
@@ -214,7 +216,7 @@ class _Slab:
             theirs.append(slice(first + skipped - low, last + skipped - low))
             ours.append(slice(first, last))
         labels = self._sweep.labels(blended_CYZ[(slice(None), *theirs)])
-        ids_XYZ[(x, *ours)] = labels.cpu().numpy()
+        ids_XYZ[x, ours[0], ours[1]] = labels.cpu().numpy()
 
 
 def _cut(starts: Sequence[int], size: int, count: int) -> list[Range]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vilam3.data.nifti import read_label_map
-from vilam3.data.sample import Dialect
+from vilam3.data.sample import Dialect, Modality
 from vilam3.data.study import Study
 from vilam3.dialogue.panel import Ask
 from vilam3.experts.facts import BRATS_LABELS, LABELS
@@ -44,9 +44,9 @@ def on_fullest_slice(result: ExpertResult, study: Study, *, dialect: Dialect, lo
     chosen = None if mask is None else fullest_slice(mask, asked=argument)
     if mask is None or chosen is None:
         return result
-    modality = "CT" if expert == "VISTA3D" else "MRI"
-    drawing = draw(study.volumes[0], mask.ids_XYZ, modality=modality, slice_index=chosen)
     is_ct = expert == "VISTA3D"
+    modality: Modality = "CT" if is_ct else "MRI"
+    drawing = draw(study.volumes[0], mask.ids_XYZ, modality=modality, slice_index=chosen)
     return replace(
         result,
         text=vista3d_text(drawing.colors) if is_ct else brats_text(drawing.colors, dialect=dialect),

@@ -43,7 +43,9 @@ _UID = r"[0-9]+(?:\.[0-9]+)*"
 _PATH = re.compile(rf"/studies/({_UID})(?:/series/({_UID}))?/?")
 LONGEST_UID = 64
 # What the client and pydicom make of an answer that is neither DICOM JSON nor multipart.
-NONSENSE = (AttributeError, InvalidDicomError, KeyError, TypeError, ValueError)
+NONSENSE = (
+    AttributeError, InvalidDicomError, KeyError, TypeError, ValueError, requests.exceptions.InvalidJSONError
+)  # fmt: skip
 
 
 class RefusedError(PacsError):
@@ -187,7 +189,7 @@ class Pacs:
             except RetryError as error:
                 status = error.last_attempt.value.status_code
                 raise PacsError(f"{where}: the PACS is too busy (HTTP {status}, {ATTEMPTS} times); try later") from None
-            except (*NONSENSE, requests.exceptions.InvalidJSONError) as error:
+            except NONSENSE as error:
                 raise PacsError(
                     f"{where}: the PACS gave an answer that is not understood ({type(error).__name__}); "
                     f"is {URL_VARIABLE} the root of its DICOMweb services?"

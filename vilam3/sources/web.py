@@ -44,8 +44,12 @@ async def _download(url: str, target: Path, permits: Permits, limits: Limits, wh
     try:
         async with asyncio.timeout(permits.total_s):
             addresses = await _addresses(parsed, permits, where)
-            settings = {"timeout": httpx.Timeout(READ_S, connect=CONNECT_S), "verify": _certificates()}
-            async with httpx.AsyncClient(trust_env=False, follow_redirects=False, **settings) as http:
+            async with httpx.AsyncClient(
+                trust_env=False,
+                follow_redirects=False,
+                timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+                verify=_certificates(),
+            ) as http:
                 await _save(http, parsed, addresses, target, limits, where)
     except (TimeoutError, httpx.TimeoutException) as error:
         raise DataError(f"{where}: {parsed.host} did not send it in time; upload the image instead") from error

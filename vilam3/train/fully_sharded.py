@@ -88,9 +88,8 @@ class FullySharded:
 
 
 def _layers(model: Vila) -> Iterator[nn.Module]:
-    """What is gathered at once: a layer of either transformer, and the projector."""
+    """What is gathered at once: a layer of either transformer; the rest, with the small projector, as one."""
     yield from model.vision_tower.vision_model.encoder.layers
-    yield model.mm_projector
     yield from model.llm.model.layers
 
 

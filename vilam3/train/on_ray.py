@@ -7,13 +7,18 @@ checkpoints: ours are in the store, with a manifest, and the members find the ne
 import contextlib
 import os
 import secrets
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-if "RAY_ADDRESS" not in os.environ:  # a Ray of our own answers only to who knows its token; read at import
+if "RAY_ADDRESS" not in os.environ and "ray" not in sys.modules:  # nor is this a worker, which has imported it by now
+    # A Ray of our own answers only to who knows its token; both are read when Ray is imported.
+    # A worker that is slower than this is given up, and the first driver then waits for it for ever.
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "600")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 

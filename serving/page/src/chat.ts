@@ -128,10 +128,10 @@ export class Chat {
     this.report(turn, id);
   }
 
-  /** Offer the answer's document: the report where the server writes one, else the answer as it was kept. */
+  /** Offer the answer with everything measured, as a document. */
   private report(turn: Turn, id: string): void {
     const download = element("button", { type: "button", class: "link" }, "Download report (JSON)");
-    download.addEventListener("click", () => void save(this.api, `v1/results/${id}/report.json`, `${id}.json`, `v1/results/${id}`));
+    download.addEventListener("click", () => void save(this.api, `v1/results/${id}/report.json`, `${id}.json`));
     const print = element("button", { type: "button", class: "link" }, "Print");
     print.addEventListener("click", () => window.print());
     turn.offer(download, print);

@@ -17,7 +17,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     clusters.require_images(installation.ROLES)
     folder = tmp_path_factory.mktemp("cluster")
     with clusters.cluster(folder, operators=["kserve", "metrics"]) as local:
-        clusters.load_images(local, roles=installation.ROLES, tools=installation.TOOLS, folder=folder)
+        clusters.load_images(local, roles=installation.ROLES, tools=installation.TOOLS)
         yield local.kubeconfig
 
 

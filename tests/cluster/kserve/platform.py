@@ -160,12 +160,12 @@ class Platform:
         """The virtual address of a service, which this machine reaches."""
         return self.kubectl("get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
 
-    @cached_property
+    @property
     def orchestrator(self) -> str:
-        """Where a caller asks."""
+        """Where a caller asks; another address after each installation."""
         return f"http://{self.address(f'{RELEASE}-orchestrator-predictor')}"
 
-    @cached_property
+    @property
     def graph(self) -> str:
         """Where the graph's router listens."""
         return f"http://{self.address(f'{RELEASE}-graph')}"

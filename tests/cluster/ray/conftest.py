@@ -18,7 +18,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     clusters.require_images(ROLES)
     folder = tmp_path_factory.mktemp("cluster")
     with clusters.cluster(folder, operators=["kuberay"]) as local:
-        clusters.load_images(local, roles=ROLES, tools=TOOLS, folder=folder)
+        clusters.load_images(local, roles=ROLES, tools=TOOLS)
         yield local.kubeconfig
 
 

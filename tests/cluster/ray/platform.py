@@ -36,7 +36,7 @@ class ServingPlatform(Platform):
                 assert time.monotonic() < until, "the endpoint is not ready"
                 time.sleep(POLL_S)
 
-    @cached_property
+    @property
     def orchestrator(self) -> str:
         """Where a caller asks: the proxies of Ray on the workers."""
         return f"http://{self.address(f'{SERVICE}-serve-svc')}:{PORT}"

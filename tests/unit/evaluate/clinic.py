@@ -17,7 +17,7 @@ from vilam3.data.sample import Question
 from vilam3.data.study import Study
 from vilam3.dialogue.messages import EngineStats, Generation, Message, Sampling
 from vilam3.dialogue.tickets import StreamTicket
-from vilam3.experts.protocol import ExpertCall, ExpertResult, Provenance
+from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Provenance, Watch, unwatched
 from vilam3.experts.trigger import Grammar
 
 CARDS = "<CXR()> and <VISTA3D(hepatic tumor|organs)> may be called. "
@@ -77,13 +77,18 @@ class BrightnessExperts:
         """What opens a question."""
         return CARDS
 
+    def model_of(self, name: str) -> str:
+        """It never changes."""
+        return name
+
     def run(
         self,
         call: ExpertCall,
         study: Study,
         *,
         slice_index: int | None = None,
-        cancelled: threading.Event | None = None,  # noqa: ARG002 - of the protocol; it takes no time
+        points: Sequence[Point] = (),  # noqa: ARG002 - of the protocol; it takes none
+        watch: Watch = unwatched,  # noqa: ARG002 - of the protocol; it takes no time
     ) -> ExpertResult:
         """Look at the picture."""
         self.looks += 1

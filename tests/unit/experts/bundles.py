@@ -112,7 +112,7 @@ class PromptEvaluator(SupervisedEvaluator):
 def write_published(root: Path, *, mode: str = "constant", crop: bool = True) -> Path:
     """A bundle with the steps of the published VISTA3D and a network that is asked for label ids."""
     key = {"keys": "image"}
-    preprocessing = [
+    preprocessing: list[dict[str, Any]] = [
         {"_target_": "EnsureChannelFirstd", **key},
         {"_target_": "EnsureTyped", **key, "track_meta": True},
         {"_target_": "Spacingd", **key, "pixdim": [1.5, 1.5, 1.5], "mode": "bilinear"},

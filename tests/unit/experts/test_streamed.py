@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from vilam3.errors import Cancelled
 from vilam3.experts import streamed
 from vilam3.experts.bundle import Bundle
 from vilam3.experts.protocol import unwatched
-from vilam3.experts.sweep import Windows
+from vilam3.experts.sweep import Sweep, Windows
 
 SOME_PROPERTY = settings(
     max_examples=6,
@@ -144,3 +145,26 @@ def test_a_bundle_in_its_own_way_tells_progress_too(root: Path) -> None:
 def test_windows_begin_where_monai_begins_them() -> None:
     windows = Windows(size_XYZ=(8, 8, 8), overlap=0.25)
     assert windows.starts((20, 8, 9)) == ((0, 6, 12), (0,), (0, 1))
+
+
+@pytest.mark.parametrize("num_classes", [2, 27, 117])
+def test_scores_of_a_large_volume_fit_in_what_they_may_take(num_classes: int) -> None:
+    """Of the cross-section, which is covered once, as few parts as that allows; the whole at once would be 377 GB."""
+    shape, max_bytes = (1024, 1024, 768), 1 << 30
+    windows = Windows(size_XYZ=(128, 128, 128))
+    sweep = Sweep(
+        shape_XYZ=shape,
+        windows=windows,
+        read=lambda _: torch.zeros(1),
+        network=lambda *_: torch.zeros(1),
+        labels=lambda scores: scores,
+        num_classes=num_classes,
+        max_bytes=max_bytes,
+        device=torch.device("cpu"),
+    )
+    _, starts_y, starts_z = windows.starts(shape)
+    parts = list(sweep._parts(shape, starts_y, starts_z))
+    areas = [(high_y - low_y) * (high_z - low_z) for (low_y, high_y), (low_z, high_z) in parts]
+    assert max(areas) * num_classes * 128 * 4 <= max_bytes
+    assert sum(areas) == shape[1] * shape[2]
+    assert len(parts) == {2: 1, 27: 18, 117: 88}[num_classes]

@@ -12,12 +12,12 @@ from vilam3.model.losses import target_loss
 VOCABULARY, WIDTH = 50, 8
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ships it untyped
     """Remembers the largest tensor that any operation gives."""
 
     def __init__(self) -> None:
         """Nothing was seen yet."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numel = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204, D105 - torch's own interface

@@ -66,7 +66,7 @@ def _images(*parts: Conversation) -> torch.Tensor | None:
 
 def _gradients(model: Vila, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
@@ -88,7 +88,7 @@ def test_loss_and_gradients_of_a_packed_row_are_those_of_its_conversations_alone
     # The loss itself is taken in single precision.
     torch.testing.assert_close(packed.loss * count, total, rtol=1e-5, atol=1e-5, check_dtype=False)
     for name, gradient in _gradients(model, total).items():
-        torch.testing.assert_close(packed_gradients[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: n + m)
+        torch.testing.assert_close(packed_gradients[name], gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_logits_do_not_change_when_another_conversation_of_the_row_does(model: Vila) -> None:

@@ -171,7 +171,8 @@ def test_an_instance_without_a_proper_uid_cannot_be_referred_to(tmp_path: Path) 
 def test_the_same_result_has_the_same_uids(tmp_path: Path) -> None:
     """Storing twice is harmless, and the two forms are two objects of one series."""
     study = study_on(make.Grid(), tmp_path)
-    first, again, older = (segmented(study, tmp_path, form) for form in ("LABELMAP", "LABELMAP", "BINARY"))  # type: ignore[arg-type]
+    forms: tuple[Form, ...] = ("LABELMAP", "LABELMAP", "BINARY")
+    first, again, older = (segmented(study, tmp_path, form) for form in forms)
     assert first.SOPInstanceUID == again.SOPInstanceUID != older.SOPInstanceUID
     assert first.SeriesInstanceUID == older.SeriesInstanceUID
 

@@ -40,7 +40,7 @@ class Stepwise:
     name = "STEPS"
     modality: Modality = "CT"
     card = "<STEPS(args)> Modality: CT, Valid args are: '5', or '3000'"
-    arguments = ("5", "3000", "none")
+    arguments: tuple[str, ...] = ("5", "3000", "none")
 
     def __init__(self) -> None:
         """Nothing done yet."""

@@ -37,7 +37,7 @@ class Plugin:
     def upload(self, content: bytes | str, name: str = "tmp1.nii.gz") -> requests.Response:
         """A file, or the URL of one."""
         file = (None, content) if isinstance(content, str) else (name, content, "application/octet-stream")
-        return requests.post(url=f"{self.address}/upload/", files={"file": file}, timeout=60)  # type: ignore[dict-item]
+        return requests.post(url=f"{self.address}/upload/", files={"file": file}, timeout=60)
 
     def ask(self, text: str, content: bytes | None = None) -> requests.Response:
         """A question, with the file where one was uploaded."""
@@ -45,7 +45,7 @@ class Plugin:
         return requests.post(
             f"{self.address}/v1/chat/completions/",
             headers={"Accept": "text/event-stream"},
-            params={"Prompt": text, "stream": False},  # type: ignore[arg-type]
+            params={"Prompt": text, "stream": False},
             files=files,
             timeout=60,
         )

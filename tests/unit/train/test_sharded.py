@@ -1,6 +1,7 @@
 """Checkpoints by name, with one member: what is kept, what counts, and what another strategy's would find."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -117,7 +118,7 @@ def test_who_was_superseded_writes_no_manifest(store: FolderStore, moved: Replic
 
 
 def test_a_store_out_of_reach_is_asked_again_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharded.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     calls = []
 
     def third_time() -> str:

@@ -3,8 +3,6 @@
 The official pattern is that of the published demo: for each call the bundle is made anew from its files, weights
 included, and reads and writes files. Ours is loaded and warmed up before the first call. Each runs in a process of its
 own, on the same bundle and volume, and the masks must be identical. Weights are random: what is measured is the way.
-
-`figures` is for the area `serving`; the file is also an area of its own.
 """
 
 import contextlib
@@ -24,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.record import Figure, write
+from bench.record import Figure
 from vilam3.data.nifti import write_volume
 from vilam3.data.study import Volume
 from vilam3.errors import VilaM3Error
@@ -32,7 +30,6 @@ from vilam3.experts.bundle import Bundle
 from vilam3.experts.bundle_files import inference_config, metadata, write_bundle
 from vilam3.experts.warmth import volumes_study
 
-COMMAND = "make bench AREAS=experts"
 CHANNEL_IDS = (0, 1, 3, 4, 5, 14, 24, 26)
 PROMPT = [1, 26]
 CALLS = 4
@@ -52,7 +49,7 @@ NETWORK: Mapping[str, Any] = {
     "num_res_units": 1,
     "norm": "batch",
 }
-LARGE_NETWORK: Mapping[str, Any] = {"_target_": "bench.experts.Coarse", "classes": len(CHANNEL_IDS)}
+LARGE_NETWORK: Mapping[str, Any] = {"_target_": "bench.serving_experts.Coarse", "classes": len(CHANNEL_IDS)}
 
 
 class Coarse(nn.Module):
@@ -68,11 +65,6 @@ class Coarse(nn.Module):
         """Scores of each class."""
         scores: torch.Tensor = self.up(torch.relu(self.down(inputs)))
         return scores
-
-
-def run() -> dict[str, Any]:
-    """Measure, and keep what was found."""
-    return write("experts", figures(), command=COMMAND)
 
 
 def figures() -> list[Figure]:
@@ -212,7 +204,7 @@ def _write_bundle(root: Path, network_def: Mapping[str, Any], roi: tuple[int, in
 
 def _child(way: str, root: Path) -> dict[str, Any]:
     """Run one way in a process of its own."""
-    command = [sys.executable, "-m", "bench.experts", way, str(root)]
+    command = [sys.executable, "-m", "bench.serving_experts", way, str(root)]
     ran = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
     if ran.returncode:
         raise VilaM3Error(f"bench experts: the way {way!r} ended with {ran.returncode}; see above")
