@@ -43,7 +43,7 @@ def install(app: FastAPI, service: Shown) -> None:
     app.include_router(router)
 
 
-def card_of(name: str, *, created: int, **told: object) -> dict[str, Any]:
+def card_of(name: str, /, *, created: int, **told: object) -> dict[str, Any]:
     """A card: OpenAI's model object with ours beside it."""
     return {"id": name, "object": "model", "created": created, "owned_by": "vilam3", **told}
 
