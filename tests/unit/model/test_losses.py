@@ -17,7 +17,7 @@ class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ship
 
     def __init__(self) -> None:
         """Nothing was seen yet."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.numel = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN204, D105 - torch's own interface

@@ -159,7 +159,8 @@ def test_tags_that_no_object_could_hold_are_left_empty(tmp_path: Path) -> None:
     study = read_study(make.series(tmp_path / "s", stored(), tags={**UIDS, **odd}))
     found = segmented(study, tmp_path)
     assert (found.PatientName, found.PatientID, found.StudyID) == (make.PATIENT, "", "1")
-    assert (found.PatientBirthDate, found.StudyTime) == ("", None)
+    assert not found.PatientBirthDate
+    assert not found.StudyTime
 
 
 def test_an_instance_without_a_proper_uid_cannot_be_referred_to(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_buildah_needs_root(programs: Path, monkeypatch: pytest.MonkeyPatch, use
 
 def test_what_a_caller_gets_wrong_ends_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["build", "tpu"]) == 2
-    assert "there are ops, cpu, gpu, postgresql" in capsys.readouterr().err
+    assert "there are ops, cpu, gpu, vllm, postgresql" in capsys.readouterr().err
     assert main(["archive", "tpu", "--out", str(tmp_path / "tpu.tar")]) == 2
 
 

@@ -72,7 +72,7 @@ def test_a_name_is_registry_role_and_the_programs_version() -> None:
 
 
 def test_an_unknown_role_names_those_there_are() -> None:
-    with pytest.raises(NotFoundError, match="there are ops, cpu, gpu, postgresql"):
+    with pytest.raises(NotFoundError, match="there are ops, cpu, gpu, vllm, postgresql"):
         find("tpu")
 
 
