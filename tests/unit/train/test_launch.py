@@ -77,6 +77,7 @@ def test_a_process_that_torchrun_did_not_start_says_so(monkeypatch: pytest.Monke
         torchrun.run(order)
 
 
+@pytest.mark.timeout(900)
 def test_one_process_loads_neither_ray_nor_deepspeed() -> None:
     program = (
         "import sys, vilam3.train.launch, vilam3.train.gang; print({'ray', 'deepspeed', 'mlflow'} & set(sys.modules))"
