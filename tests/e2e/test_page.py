@@ -216,8 +216,8 @@ def test_a_question_can_be_stopped(browser: Browser, guarded: Served, ct: Path) 
     with opened(browser, guarded.url) as tab:
         tab.expected.append("401")
         page = tab.page
-        page.get_by_label("Key").fill(KEY)
-        page.get_by_label("Key").press("Enter")
+        page.locator("#key").fill(KEY)
+        page.locator("#key").press("Enter")
         upload(page, ct)
         ask(page, "Is there a pancreas?")
         expect(page.locator(".finding .state")).to_contain_text("%")
@@ -270,8 +270,8 @@ def test_planes_window_and_zoom_change_what_is_shown(seen: Seen, ct: Path) -> No
     volume_shown(page)
     pictures = [page.locator("#stage").screenshot()]
     for change in (
-        lambda: page.get_by_text("Coronal").click(),
-        lambda: page.get_by_text("All three").click(),
+        lambda: page.get_by_role("radio", name="Coronal").check(),
+        lambda: page.get_by_role("radio", name="All three").check(),
         lambda: page.get_by_role("button", name="Zoom in").click(),
         lambda: page.get_by_label("Window").select_option("Bone"),
     ):

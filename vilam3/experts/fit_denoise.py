@@ -27,7 +27,7 @@ TRAIN_CASES, HELD_OUT_CASES = 10, 4
 HELD_OUT_SEED = 1_000_003  # so that no seed's training phantoms are another's held-out ones
 CROP_XYZ = (32, 32, 12)
 CROPS_PER_STEP = 2
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 1e-2
 WINDOW_HU = 400.0  # the published CT window; the peak that the PSNR is taken against
 NETWORK = {"width": 12, "depth": 4}
 

@@ -8,7 +8,7 @@ from vilam3.model.config import VilaConfig
 from vilam3.model.config_files import parse_config
 
 
-class VilaM3Config(PreTrainedConfig):  # type: ignore[misc]  # transformers ships no types
+class VilaM3Config(PreTrainedConfig):
     """``config.json`` of the directory that `vilam3_vllm.layout` writes: the published sections under vLLM's names."""
 
     model_type = "vilam3"

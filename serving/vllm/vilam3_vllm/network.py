@@ -5,6 +5,7 @@ Legend: N images, S side of a picture, P patches, C vision width, K positions of
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -60,7 +61,7 @@ class Pictures:
         return BatchFeature({PIXELS: torch.stack(made)} if made else {})
 
 
-class Info(BaseProcessingInfo):  # type: ignore[misc]  # vLLM's types are skipped here and below
+class Info(BaseProcessingInfo):
     """What vLLM asks about pictures."""
 
     def config(self) -> VilaM3Config:
@@ -81,7 +82,7 @@ class Info(BaseProcessingInfo):  # type: ignore[misc]  # vLLM's types are skippe
         return {"image": self.config().parsed().tokens_per_image}
 
 
-class Dummies(BaseDummyInputsBuilder[Info]):  # type: ignore[misc]
+class Dummies(BaseDummyInputsBuilder[Info]):
     """The largest input, by which vLLM measures memory."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
@@ -103,7 +104,7 @@ class Dummies(BaseDummyInputsBuilder[Info]):  # type: ignore[misc]
         return {"image": images}
 
 
-class Processor(BaseMultiModalProcessor[Info]):  # type: ignore[misc]
+class Processor(BaseMultiModalProcessor[Info]):
     """Where pictures go in a prompt."""
 
     def _get_mm_fields_config(
@@ -125,9 +126,12 @@ class Processor(BaseMultiModalProcessor[Info]):  # type: ignore[misc]
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=Dummies)
-class VilaM3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):  # type: ignore[misc]
+class VilaM3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):
     """VILA 1.5 as VILA-M3 uses it."""
 
+    vision_tower: Any
+    mm_projector: Projector
+    language_model: Any
     packed_modules_mapping = {  # noqa: RUF012 - of vLLM
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],
@@ -154,8 +158,9 @@ class VilaM3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA
         super().__init__()
         self.config: VilaM3Config = vllm_config.model_config.hf_config
         parsed = self.config.parsed()
-        self.configure_mm_token_handling(vocab_size=parsed.llm.vocab_size, mm_token_ids=[self.config.image_token_id])
-        with self._mark_tower_model(vllm_config, "image"):
+        mixin: SupportsMultiModal = self  # torch's own types would take its methods for tensors
+        mixin.configure_mm_token_handling(vocab_size=parsed.llm.vocab_size, mm_token_ids=[self.config.image_token_id])
+        with mixin._mark_tower_model(vllm_config, "image"):  # noqa: SLF001 - how vLLM's own models do it
             self.vision_tower = SiglipVisionModel(
                 self.config.vision_config,
                 quant_config=vllm_config.quant_config,
@@ -164,7 +169,7 @@ class VilaM3ForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA
                 prefix=maybe_prefix(prefix, "vision_tower"),
             )
             self.mm_projector = Projector(parsed)
-        with self._mark_language_model(vllm_config):
+        with mixin._mark_language_model(vllm_config):  # noqa: SLF001 - likewise
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=self.config.text_config,

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +80,14 @@ class TrainingPlatform(Platform):
         finally:
             self._leave()
 
-    @cached_property
-    def mlflow(self) -> str:
-        """Where MLflow listens."""
-        return f"http://{self.address(f'{RELEASE}-mlflow')}:5000"
+    def mlflow(self, call: str, **body: object) -> dict[str, Any]:
+        """Ask MLflow's interface; it answers those alone who call it by its name in the cluster."""
+        service = f"{RELEASE}-mlflow"
+        url, name = f"http://{self.address(service)}:5000/api/2.0/mlflow/{call}", f"{service}.{NAMESPACE}.svc:5000"
+        method, given = ("GET", {"params": body}) if call.endswith("get-history") else ("POST", {"json": body})
+        response = httpx.request(method, url, headers={"Host": name}, trust_env=False, timeout=60, **given)  # type: ignore[arg-type]
+        assert response.is_success, response.text
+        return dict(response.json())
 
     def job(self) -> dict[str, Any]:
         """What KubeRay says of the one job."""

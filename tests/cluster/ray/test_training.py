@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
 from tests.chart import ROOT
 from tests.cluster.kserve.platform import WEIGHTS
@@ -90,13 +89,15 @@ def test_mlflow_shows_every_step_and_the_models_by_their_place_in_the_store(
     disturbed: Disturbed, platform: TrainingPlatform
 ) -> None:
     assert disturbed.ended.status["jobStatus"] == "SUCCEEDED"
-    client = MlflowClient(tracking_uri=platform.mlflow)
-    experiments = [one.experiment_id for one in client.search_experiments()]
-    (run,) = client.search_runs(experiments)
-    assert run.info.status == "FINISHED"
-    assert run.data.params["stage"] == "stage4_expert"
-    losses = client.get_metric_history(run.info.run_id, "loss")
-    assert sorted(one.step for one in losses) == list(range(1, STEPS + 1))
-    models = client.search_logged_models(experiments)
-    assert models
-    assert all(str(model.tags["source"]).startswith(f"s3://{WEIGHTS}/{CHECKPOINTS}/") for model in models)
+    experiments = [
+        one["experiment_id"] for one in platform.mlflow("experiments/search", max_results=100)["experiments"]
+    ]
+    (run,) = platform.mlflow("runs/search", experiment_ids=experiments)["runs"]
+    assert run["info"]["status"] == "FINISHED"
+    assert {"key": "stage", "value": "stage4_expert"} in run["data"]["params"]
+    losses = platform.mlflow("metrics/get-history", run_id=run["info"]["run_id"], metric_key="loss")["metrics"]
+    assert {int(one["step"]) for one in losses} == set(range(1, STEPS + 1))  # those of models have a second point
+    models = platform.mlflow("logged-models/search", experiment_ids=experiments)["models"]
+    sources = [tag["value"] for model in models for tag in model["info"]["tags"] if tag["key"] == "source"]
+    assert sources
+    assert all(source.startswith(f"s3://{WEIGHTS}/{CHECKPOINTS}/") for source in sources)

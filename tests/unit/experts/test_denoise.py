@@ -25,7 +25,7 @@ from vilam3.experts.registry import GROUP, Registry
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
     root = tmp_path_factory.mktemp("experts")
-    metrics = fit_expert("denoise", root / "no-corpus", root, steps=40, seed=0)
+    metrics = fit_expert("denoise", root / "no-corpus", root, steps=150, seed=0)
     write_small(root / "vista3d")
     return root, metrics
 

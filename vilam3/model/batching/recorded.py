@@ -76,7 +76,7 @@ class RecordedDecoding:
 
 def cuda_graph(work: Work) -> Work:
     """Record work on an NVIDIA accelerator; its result lies at one place and is overwritten by the next replay."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch ships it untyped
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types here
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # libraries set themselves up at the first call, which must not be recorded
         work()
