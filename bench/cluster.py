@@ -25,6 +25,7 @@ from tests.cluster.autoscale.platform import ScalingPlatform
 from tests.cluster.kserve.load import PER_SECOND, asked_meanwhile
 from tests.cluster.kserve.platform import ROLES, TOOLS, UPGRADE, Platform
 from tests.cluster.kserve.trained import another, scan, trained
+from tests.cluster.kserve.versions import await_version, served
 from tests.cluster.questions import events, question, upload
 from vilam3.errors import ClusterError
 
@@ -126,10 +127,11 @@ def _install_and_ask(platform: Platform) -> None:
 
 
 def _upgrade(platform: Platform) -> list[Figure]:
+    before = served(platform)
     with asked_meanwhile(platform.orchestrator, key=platform.caller_key) as load:
         time.sleep(AROUND_S)
         platform.apply(UPGRADE)
-        platform.await_ready()
+        await_version(platform, wanted=lambda digest: digest != before)
         time.sleep(AROUND_S)
     return [
         Figure(name="rolling_upgrade_lost_requests", value=len(load.lost), unit="requests"),
