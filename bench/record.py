@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from vilam3.artifacts import write_json
+from vilam3.errors import VilaM3Error
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -64,20 +65,21 @@ def write(area: str, figures: Sequence[Figure], *, command: str, root: Path = RE
     return record
 
 
-def parts(area: str) -> list[Figure]:
-    """The figures of every part of an area, measured one part after the other.
+def parts(area: str) -> tuple[list[Figure], list[str]]:
+    """The figures of every part of an area, measured one after the other, and what those said that could not measure.
 
     Args:
         area: Short name.
-
-    Raises:
-        VilaM3Error: a part could not measure.
     """
     measured: list[Figure] = []
+    failed: list[str] = []
     for path in sorted(Path(__file__).parent.glob(f"{area}_*.py")):
         print(f"measuring {path.stem} ...", file=sys.stderr)
-        measured += importlib.import_module(f"bench.{path.stem}").figures()
-    return measured
+        try:
+            measured += importlib.import_module(f"bench.{path.stem}").figures()
+        except VilaM3Error as error:
+            failed.append(f"{path.stem}: {error}")
+    return measured, failed
 
 
 def machine() -> dict[str, Any]:

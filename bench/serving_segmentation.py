@@ -5,12 +5,11 @@ own encoder in one process.
 """
 
 import time
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.record import Figure, write
+from bench.record import Figure
 from vilam3.data.dicom_source import DicomSource, Plane
 from vilam3.data.geometry import LPS_TO_RAS, reorient
 from vilam3.experts.facts import LABELS
@@ -21,12 +20,6 @@ NUM_CLASSES, NUM_SLICES, SIDE = 117, 128, 512
 LEAST_TIMES_FASTER, LEAST_TIMES_SMALLER = 5.0, 50.0
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 MEGABYTE = 1_000_000
-COMMAND = "make bench AREAS=segmentation"
-
-
-def run() -> dict[str, Any]:
-    """Encode both ways."""
-    return write("segmentation", figures(), command=COMMAND)
 
 
 def figures() -> list[Figure]:
