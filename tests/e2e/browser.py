@@ -32,20 +32,22 @@ def chromium() -> str:
 
 
 @contextlib.contextmanager
-def launched(arguments: Sequence[str] = DRAWS) -> Iterator[Browser]:
-    """A browser that ends with the block."""
-    program = chromium()
-    flags = [*arguments, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+def driven() -> Iterator[Playwright]:
+    """What drives browsers; a process has one at a time."""
+    chromium()
     with sync_playwright() as playwright:
-        browser = _launch(playwright, program, flags)
-        try:
-            yield browser
-        finally:
-            browser.close()
+        yield playwright
 
 
-def _launch(playwright: Playwright, program: str, flags: list[str]) -> Browser:
-    return playwright.chromium.launch(executable_path=program, args=flags, timeout=PATIENCE_MS)
+@contextlib.contextmanager
+def launched(playwright: Playwright, arguments: Sequence[str] = DRAWS) -> Iterator[Browser]:
+    """A browser that ends with the block."""
+    flags = [*arguments, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    browser = playwright.chromium.launch(executable_path=chromium(), args=flags, timeout=PATIENCE_MS)
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 @dataclass(slots=True, kw_only=True)

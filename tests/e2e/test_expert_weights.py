@@ -27,7 +27,7 @@ def test_bundles_come_from_a_directory_or_from_s3(tmp_path: Path, monkeypatch: p
     with s3_server(tmp_path / "s3") as running:
         for name, value in running.environment().items():
             monkeypatch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
         store = open_store(f"s3://{BUCKET}/all")
         for path in here.rglob("*"):
             if path.is_file():

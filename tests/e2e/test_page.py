@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Playwright, expect
 
-from tests.e2e.browser import DRAWS_NOTHING, PATIENCE_MS, Seen, launched, opened
+from tests.e2e.browser import DRAWS_NOTHING, PATIENCE_MS, Seen, driven, launched, opened
 from tests.e2e.serving_fixture import Served, served
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -22,8 +22,14 @@ SLICE_WITH_BOX = 2  # where the rule-following expert finds something
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as made:
+def playwright() -> Iterator[Playwright]:
+    with driven() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    with launched(playwright) as made:
         yield made
 
 
@@ -273,7 +279,7 @@ def test_planes_window_and_zoom_change_what_is_shown(seen: Seen, ct: Path) -> No
         lambda: page.get_by_role("radio", name="Coronal").check(),
         lambda: page.get_by_role("radio", name="All three").check(),
         lambda: page.get_by_role("button", name="Zoom in").click(),
-        lambda: page.get_by_label("Window").select_option("Bone"),
+        lambda: page.locator("#window").select_option("Bone"),
     ):
         change()
         page.wait_for_timeout(500)
@@ -391,8 +397,8 @@ def test_a_server_with_keys_asks_for_one_and_gives_files_to_it_alone(
         assert KEY not in json.dumps(page.evaluate("({...localStorage, cookie: document.cookie, at: location.href})"))
 
 
-def test_without_webgl_slices_are_shown_one_by_one(server: Served, ct: Path) -> None:
-    with launched(DRAWS_NOTHING) as plain, opened(plain, server.url) as tab:
+def test_without_webgl_slices_are_shown_one_by_one(playwright: Playwright, server: Served, ct: Path) -> None:
+    with launched(playwright, DRAWS_NOTHING) as plain, opened(plain, server.url) as tab:
         tab.expected.append("WebGL")
         upload(tab.page, ct)
         expect(tab.page.locator("#viewer-alert")).to_contain_text("no WebGL 2")

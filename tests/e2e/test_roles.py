@@ -113,10 +113,8 @@ def test_a_question_comes_back_streamed_with_the_experts_finding(
     chunks = list(events(client, graph.orchestrator.url, question(study["id"])))
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "yes"
     typed = [chunk["vilam3"] for chunk in chunks if "vilam3" in chunk]
-    assert [event["event"] for event in typed if event["event"].startswith("expert")] == [
-        "expert.started",
-        "expert.finished",
-    ]
+    told = [event["event"] for event in typed if event["event"].startswith("expert")]
+    assert [event for event in told if event != "expert.progress"] == ["expert.started", "expert.finished"]
     answer = typed[-1]
     assert answer["provenance"]["model_digest"] == "d" * 64
     (call,) = answer["expert_calls"]

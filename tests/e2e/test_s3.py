@@ -34,7 +34,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     with s3_server(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment().items():
             patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
         yield running
 
 
@@ -97,7 +97,7 @@ def test_two_processes_see_the_same_studies_and_bounds_hold(store: ObjectStore) 
 def test_images_are_read_from_listed_places_alone(s3: S3, tmp_path: Path) -> None:
     """One object, or all files of a study below a prefix."""
     assert s3.endpoint
-    client = boto3.client("s3")
+    client = boto3.session.Session().client("s3")
     voxels_KHW = np.arange(4 * 6 * 5, dtype=np.int16).reshape(4, 6, 5)
     for path in make.series(tmp_path / "series", voxels_KHW).iterdir():
         client.upload_file(str(path), BUCKET, f"inbox/ct/{path.name}")

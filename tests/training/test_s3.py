@@ -32,7 +32,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     with s3_server(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment().items():
             patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="hospital")
+        boto3.session.Session().client("s3").create_bucket(Bucket="hospital")
         yield running
 
 
