@@ -154,7 +154,8 @@ def ray(models: Models, front: Front, *, on_ready: OnReady) -> None:
         "studies": front.studies,
         "without_keys": True,  # whether this address needs keys was asked before; behind Ray's proxy it is not seen
     }
-    with until_told() as stop, serving(given, host=front.host, port=front.port):
+    # In this order: Ray takes signals for itself when it starts, and would abort.
+    with serving(given, host=front.host, port=front.port), until_told() as stop:
         on_ready(f"http://{front.host}:{front.port}")
         stop.wait()
 
