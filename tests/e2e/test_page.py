@@ -243,6 +243,7 @@ def test_everything_can_be_done_with_the_keyboard(seen: Seen, ct: Path) -> None:
         page.keyboard.press("Enter")
     chosen.value.set_files(ct)
     volume_shown(page)
+    expect(page.locator("#position-told")).to_have_text("5 / 8")  # where a study opens
     tabbed_to(page, "#position")
     page.keyboard.press("Home")
     expect(page.locator("#position-told")).to_have_text("1 / 8")
