@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, Playwright, expect
+from playwright.sync_api import APIResponse, Browser, Page, Playwright, Route, expect
 
 from tests.e2e.browser import DRAWS_NOTHING, PATIENCE_MS, Seen, driven, launched, opened
 from tests.e2e.serving_fixture import Served, served
@@ -323,6 +323,30 @@ def test_a_study_is_picked_again_and_removed(seen: Seen, browser: Browser, serve
         other.page.on("dialog", lambda dialog: dialog.accept())
         other.page.get_by_role("button", name="Remove").click()
         expect(other.page.locator(f"#studies option[value='{chosen}']")).to_have_count(0)
+
+
+def test_a_list_that_was_asked_for_before_an_upload_loses_nothing(seen: Seen, ct: Path) -> None:
+    page = seen.page
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        if route.request.method == "GET":
+            held.append((route, route.fetch()))
+        else:
+            route.continue_()
+
+    page.wait_for_load_state("networkidle")
+    page.route("**/v1/studies", hold)
+    with page.expect_request("**/v1/studies"):
+        page.reload()
+    upload(page, ct)
+    chosen = page.locator("#studies").input_value()
+    for route, response in held:
+        with page.expect_response("**/v1/studies"):
+            route.fulfill(response=response)
+    page.wait_for_timeout(500)
+    assert len(held) == 1
+    assert page.locator("#studies").input_value() == chosen
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

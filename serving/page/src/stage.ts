@@ -136,14 +136,14 @@ export class Stage {
     return { labels, shown, opacity: this.opacity };
   }
 
-  /** Pictures first; then the volume, unless another study has been chosen meanwhile. */
+  /** The controls at once, for a reader need not wait to move; then pictures; then the volume, unless another study has been chosen meanwhile. */
   private async load(): Promise<void> {
     this.loads.abort();
     this.loads = new AbortController();
     const { signal } = this.loads;
     this.hideVolume();
-    await this.paintPicture();
     this.onMoved();
+    await this.paintPicture();
     if (this.study?.volumes.length && !signal.aborted) await this.loadVolume(this.study, signal);
   }
 

@@ -14,6 +14,7 @@ export class Studies {
   private readonly alert = byId("viewer-alert", HTMLElement);
   private readonly progress = byId("upload", HTMLProgressElement);
   private readonly named = new Map<string, string>();
+  private readonly forgotten = new Set<string>();
   private known: Study[] = [];
 
   constructor(api: Api, onChosen: (study: Study | undefined) => void) {
@@ -26,9 +27,12 @@ export class Studies {
     this.dropOn(byId("stage", HTMLElement));
   }
 
-  /** Read anew what the server has. */
+  /** Read anew what the server has; what came or went in this tab while the list was on its way is newer than the list. */
   async refresh(): Promise<void> {
-    this.known = await this.api.studies();
+    const before = new Set(this.known.map(({ id }) => id));
+    const listed = (await this.api.studies()).filter(({ id }) => !this.forgotten.has(id));
+    const ids = new Set(listed.map(({ id }) => id));
+    this.known = [...this.known.filter(({ id }) => !before.has(id) && !ids.has(id)), ...listed];
     this.list(this.select.value);
   }
 
@@ -75,6 +79,7 @@ export class Studies {
     if (!study || !confirm(`Remove ${this.title(study)} from the server?`)) return;
     try {
       await this.api.forget(study);
+      this.forgotten.add(study.id);
       this.known = this.known.filter(({ id }) => id !== study.id);
       this.choose("");
       announce("Removed");
