@@ -5,7 +5,6 @@ included, and reads and writes files. Ours is loaded and warmed up before the fi
 own, on the same bundle and volume, and the masks must be identical. Weights are random: what is measured is the way.
 """
 
-import contextlib
 import hashlib
 import json
 import resource
@@ -134,7 +133,7 @@ def _large(root: Path) -> dict[str, Any]:
     """One call on the large volume; the peak is of the whole process, the volume and Python included."""
     bundle, volume = Bundle.open(root / "large"), _volume(LARGE_SHAPE)
     began = time.perf_counter()
-    bundle.segment([volume], label_prompt=PROMPT, watch=lambda share: _say(f"large volume {share:.1%}"))
+    bundle.segment([volume], label_prompt=PROMPT, watch=_progress("large volume"))
     seconds = time.perf_counter() - began
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak_gb": peak_kb * 1024 / 1e9, "volume_gb": volume.voxels_XYZ.nbytes / 1e9, "seconds": seconds}
@@ -212,9 +211,19 @@ def _child(way: str, root: Path) -> dict[str, Any]:
     return told
 
 
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        print(f"\r{text}", end="", file=sys.stderr, flush=True)
+def _progress(title: str) -> Callable[[float], None]:
+    """Tell how far it is: in place on a terminal, one line every tenth in a log."""
+    told = 0
+
+    def watch(share: float, /) -> None:
+        nonlocal told
+        if sys.stderr.isatty():
+            print(f"\r{title} {share:.1%}", end="\n" if share >= 1 else "", file=sys.stderr, flush=True)
+        elif int(share * 10) > told:
+            told = int(share * 10)
+            print(f"{title} {told * 10} %", file=sys.stderr, flush=True)
+
+    return watch
 
 
 if __name__ == "__main__":
