@@ -2,9 +2,12 @@
 
 Both run here, in this process, on the same random weights in float32 and the same conversations: a picture with the
 model cards and a question, a reply of 64 tokens, an expert's overlay and text, another reply of 64 tokens. Every chat
-has pictures of its own. The network is the repository's tiny preset, where what a pass costs besides arithmetic rules;
-and a larger one, where on a processor the arithmetic does. Neither tells the speed of the published sizes on an
-accelerator.
+has pictures of its own, and is followed by another one, so that as many are in flight as the figure says until the last
+ones end. The network is the repository's tiny preset, where what a pass costs besides arithmetic rules; and a larger
+one, where on a processor the arithmetic does. Neither tells the speed of the published sizes on an accelerator.
+
+The networks say digits alone: text that a network without training says otherwise is cut into other tokens when it is
+read again, which that of a trained one is not.
 """
 
 import statistics
@@ -20,7 +23,7 @@ import torch
 from PIL import Image
 
 from bench.record import Figure
-from vilam3.dialogue.messages import Generation, Message, Sampling
+from vilam3.dialogue.messages import Message, Sampling
 from vilam3.experts.facts import CARDS
 from vilam3.model.batching.loop import Limits
 from vilam3.model.chat import assemble
@@ -36,6 +39,7 @@ QUESTION = "<image>This is a CT image.\nIs there a hepatic tumor, and in which s
 FOUND = "The results are <image>. The colors in this image describe red: liver, blue: hepatic tumor. "
 SIDE = 512
 FEW, MANY = 8, 32
+IN_A_ROW = 3
 REPEATS = 5
 Reply = Callable[[Sequence[Message]], str]
 
@@ -43,7 +47,7 @@ Reply = Callable[[Sequence[Message]], str]
 def figures() -> list[Figure]:
     """Tokens a second of 8 and of 32 chats, and how soon a second turn begins."""
     measured = []
-    for loaded, label in ((_network("tiny"), ""), (_network("larger"), ", larger network")):
+    for loaded, label in ((_network("larger"), ""), (_network("tiny"), ", tiny network")):
         demo_per_s = _demo_per_s(loaded, chats=2)
         for chats in (FEW, MANY):
             engine_per_s = _engine_per_s(loaded, chats=chats)
@@ -52,8 +56,7 @@ def figures() -> list[Figure]:
                     name=f"throughput_{chats}_chats{label}", value=engine_per_s, unit="tokens/s", baseline=demo_per_s
                 )
             )
-        first_ms, second_ms = _turns_ms(loaded)
-        measured.append(Figure(name=f"second_turn_ttft{label}", value=second_ms, unit="ms", baseline=first_ms))
+        measured.extend(_turns(loaded, label))
     return measured
 
 
@@ -73,7 +76,18 @@ def _network(size: str) -> Loaded:
         config = replace(config, llm=llm)
     loaded = fresh(config, train_tiny([CARDS, QUESTION, FOUND], vocab_size=config.llm.vocab_size))
     loaded.model.eval()
+    _say_digits(loaded)
     return loaded
+
+
+@torch.no_grad()
+def _say_digits(loaded: Loaded) -> None:
+    """Every other token gets nought, and of two digits with opposite weights one gets more than that."""
+    head_VH = loaded.model.llm.lm_head.weight
+    digits = [loaded.tokenizer.encode_pieces(str(digit)).input_ids[-1] for digit in range(10)]
+    weights_5H = head_VH[digits[:5]].clone()
+    head_VH.zero_()
+    head_VH[digits] = torch.cat((weights_5H, -weights_5H))
 
 
 def _picture(seed: int) -> Image.Image:
@@ -137,13 +151,17 @@ def _demo(loaded: Loaded) -> Reply:
 
 
 def _engine_per_s(loaded: Loaded, *, chats: int) -> float:
-    """Tokens a second of as many chats at once."""
+    """Tokens a second of as many chats at once, each place taken again when its chat ends."""
     with closing(TorchEngine(loaded, limits=Limits(slots=chats))) as engine:
         _check(engine, loaded)
         began = time.perf_counter()
         with ThreadPoolExecutor(chats) as pool:
-            list(pool.map(lambda chat: _converse(chat, lambda messages: _whole(engine, messages)), range(chats)))
-        return 2 * chats * REPLY_TOKENS / (time.perf_counter() - began)
+            list(
+                pool.map(
+                    lambda chat: _converse(chat, lambda messages: _whole(engine, messages)), range(IN_A_ROW * chats)
+                )
+            )
+        return 2 * IN_A_ROW * chats * REPLY_TOKENS / (time.perf_counter() - began)
 
 
 def _check(engine: TorchEngine, loaded: Loaded) -> None:
@@ -152,31 +170,33 @@ def _check(engine: TorchEngine, loaded: Loaded) -> None:
     assert _whole(engine, messages) == _demo(loaded)(messages), "engine and baseline must say the same"
 
 
-def _whole(engine: TorchEngine, messages: Sequence[Message]) -> str:
-    (generation,) = engine.generate([messages], SAMPLING)
+def _whole(engine: TorchEngine, messages: Sequence[Message], scope: str = "") -> str:
+    (generation,) = engine.generate([messages], replace(SAMPLING, scope=scope))
     assert generation.completion_tokens == REPLY_TOKENS, "every reply has the same length"
     return generation.text
 
 
-def _turns_ms(loaded: Loaded) -> tuple[float, float]:
-    """Medians of the time to the first token, of a first turn and of a second one on the same pictures."""
-    first_ms, second_ms = [], []
+def _turns(loaded: Loaded, label: str) -> list[Figure]:
+    """Time to the first token: when nothing is remembered, when the model cards are, and of a second turn."""
+    taken_ms: dict[str, list[float]] = {"nothing": [], "cards": [], "turn": []}
     with closing(TorchEngine(loaded)) as engine:
         _check(engine, loaded)
-        for chat in range(REPEATS):
-            asked = [Message(role="user", text=CARDS + QUESTION, images=(_picture(5000 + chat),))]
-            answered, taken_ms = _timed(engine, asked)
-            first_ms.append(taken_ms)
-            followed = [*asked, Message(role="assistant", text=answered), Message(role="user", text="How large is it?")]
-            second_ms.append(_timed(engine, followed)[1])
-    return statistics.median(first_ms), statistics.median(second_ms)
+        for repeat in range(REPEATS):
+            for remembered, chat in (("nothing", 2 * repeat), ("cards", 2 * repeat + 1)):
+                scope = f"tenant {repeat}"  # what one tenant's questions left is not used for another's
+                asked = [Message(role="user", text=CARDS + QUESTION, images=(_picture(5000 + chat),))]
+                taken_ms[remembered].append(_first_token_ms(engine, asked, scope))
+            said = Message(role="assistant", text=_whole(engine, asked, scope))
+            followed = [*asked, said, Message(role="user", text="How large is it?")]
+            taken_ms["turn"].append(_first_token_ms(engine, followed, scope))
+    nothing_ms, cards_ms, turn_ms = (statistics.median(each) for each in taken_ms.values())
+    return [
+        Figure(name=f"second_turn_ttft{label}", value=turn_ms, unit="ms", baseline=nothing_ms),
+        Figure(name=f"first_turn_ttft, model cards remembered{label}", value=cards_ms, unit="ms", baseline=nothing_ms),
+    ]
 
 
-def _timed(engine: TorchEngine, messages: Sequence[Message]) -> tuple[str, float]:
-    began, taken_ms = time.perf_counter(), 0.0
-    for piece in engine.submit(messages, SAMPLING):
-        if isinstance(piece, Generation):
-            return piece.text, taken_ms
-        if piece and not taken_ms:
-            taken_ms = (time.perf_counter() - began) * 1000
-    raise AssertionError("a stream ends with its generation")
+def _first_token_ms(engine: TorchEngine, messages: Sequence[Message], scope: str) -> float:
+    began = time.perf_counter()
+    engine.generate([messages], replace(SAMPLING, min_new_tokens=1, max_new_tokens=1, scope=scope))
+    return (time.perf_counter() - began) * 1000

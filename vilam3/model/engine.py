@@ -1,5 +1,6 @@
 """The engine that runs the network in this process: continuous batching, streamed or whole."""
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -78,7 +79,7 @@ class TorchEngine:
         """See `Engine.generate`."""
         tickets: list[DecodingTicket] = []
         try:
-            tickets.extend(self._queued(self._request(each, sampling), patiently=True) for each in batch)
+            tickets.extend(self._awaited(self._request(each, sampling)) for each in batch)
             return [_whole(ticket) for ticket in tickets]
         finally:
             for ticket in tickets:  # harmless to those that have ended
@@ -109,7 +110,7 @@ class TorchEngine:
         most = min(max_new, config.llm.max_position_embeddings - length)
         request = self._prepared(input_ids, images, Sampling(min_new_tokens=0), most=max(most, 1))
         request.logprobs = []
-        _whole(self._queued(request, patiently=True))
+        _whole(self._awaited(request))
         return Trace(ids=tuple(request.said[:most]), logprobs_TV=tuple(request.logprobs))
 
     def _request(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> Request:
@@ -157,6 +158,12 @@ class TorchEngine:
         key = image_key(image, scope=scope)
         read = partial(pixels_CHW, image, self.loaded.config)
         return Picture(key=key, start=start, pixels_CHW=None if key in self._loop.features else read(), reread=read)
+
+    def _awaited(self, request: Request) -> DecodingTicket:
+        """A request whose caller waits for the whole: nobody reads on the way, unless to find where it ends."""
+        if not request.sampling.stop:
+            request.mailbox.every_s = math.inf
+        return self._queued(request, patiently=True)
 
     def _queued(self, request: Request, *, patiently: bool = False) -> DecodingTicket:
         self._loop.submit(request, patiently=patiently)

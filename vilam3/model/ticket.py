@@ -1,5 +1,6 @@
 """What an engine's thread hands to a caller's: token ids through a mailbox, of which the caller's thread makes text."""
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -11,6 +12,9 @@ from vilam3.errors import VilaM3Error
 from vilam3.model.detokenise import Detokeniser
 
 POLL_S = 0.05  # how often a caller who waits for a token may look at something else
+# How often tokens are handed over, after the first. Sooner than anyone reads; but each time a caller's thread takes the
+# interpreter, which the engine's thread needs for the next pass.
+TELL_EVERY_S = 0.03
 Reason = Literal["stop", "length", "cancelled"]
 
 
@@ -23,10 +27,11 @@ class End:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Mailbox:
-    """Between the two threads.
+    """Between the two threads; `say` and `end` are for the engine's.
 
     Attributes:
         prompt_tokens: Positions of the prompt.
+        every_s: How often tokens are handed over.
         said: Tokens so far, the end token included.
         reused: Positions that were remembered.
         cancelled: Set by the caller.
@@ -34,10 +39,30 @@ class Mailbox:
     """
 
     prompt_tokens: int
+    every_s: float = TELL_EVERY_S
     said: list[int] = field(default_factory=list)
     reused: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
-    told: "queue.SimpleQueue[int | End | VilaM3Error]" = field(default_factory=queue.SimpleQueue)
+    told: "queue.SimpleQueue[list[int] | End | VilaM3Error]" = field(default_factory=queue.SimpleQueue)
+    _gathered: list[int] = field(default_factory=list)
+    _next_s: float = -math.inf
+
+    def say(self, token: int, *, now_s: float) -> None:
+        """Hand over the first token at once, and those that follow together with their neighbours."""
+        self._gathered.append(token)
+        if now_s >= self._next_s:
+            self._next_s = now_s + self.every_s
+            self._hand_over()
+
+    def end(self, last: End | VilaM3Error) -> None:
+        """Hand over what is left, and the end."""
+        self._hand_over()
+        self.told.put(last)
+
+    def _hand_over(self) -> None:
+        if self._gathered:
+            self.told.put(self._gathered)
+            self._gathered = []
 
 
 class DecodingTicket:
@@ -70,16 +95,14 @@ class DecodingTicket:
         try:
             while True:
                 ids, end = self._newest()
-                known = self._text.text
-                piece = self._text.add(ids) if ids else ""
-                if end is not None:
-                    piece += self._text.finish()
-                if piece and (stop := self._stopped(since=len(known))) is not None:
-                    yield self._text.text[len(known) : stop]
-                    yield self._generation("stop", text=self._text.text[:stop], num_said=len(self._text.ids))
-                    return
+                known = len(self._text.text)
+                stop = self._read(ids, is_last=end is not None)
+                piece = self._text.text[known:stop]
                 if piece or end is None:
                     yield piece
+                if stop is not None:
+                    yield self._generation("stop", text=self._text.text[:stop], num_said=len(self._text.ids))
+                    return
                 if end is not None:
                     yield self._generation(end.reason, text=self._text.text, num_said=len(self.mailbox.said))
                     return
@@ -91,14 +114,24 @@ class DecodingTicket:
         ids: list[int] = []
         try:
             told = self.mailbox.told.get(timeout=POLL_S)
-            while isinstance(told, int):
-                ids.append(told)
+            while isinstance(told, list):
+                ids.extend(told)
                 told = self.mailbox.told.get_nowait()
         except queue.Empty:
             return ids, None
         if isinstance(told, VilaM3Error):
             raise told
         return ids, told
+
+    def _read(self, ids: Sequence[int], *, is_last: bool) -> int | None:
+        """Make text of them; where it ends by a stop text, if it does: tokens after that are not read."""
+        groups = [[each] for each in ids] if self._stops else [ids]
+        for group in groups if ids else ():
+            known = len(self._text.text)
+            if self._text.add(group) and (stop := self._stopped(since=known)) is not None:
+                return stop
+        known = len(self._text.text)
+        return self._stopped(since=known) if is_last and self._text.finish() else None
 
     def _stopped(self, *, since: int) -> int | None:
         """Where the first stop text ends that was completed after so many characters."""

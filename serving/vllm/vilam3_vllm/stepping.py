@@ -165,7 +165,7 @@ class Stepping:
             if said.logprobs is not None:
                 asked.logprobs.append({key: told.logprob for key, told in said.logprobs[place].items()})
             if token not in (asked.params.stop_token_ids or ()):
-                mailbox.told.put(token)
+                mailbox.say(token, now_s=time.monotonic())
         self._meter.said(len(said.token_ids))
         if output.finished:
             reason = said.finish_reason
@@ -181,4 +181,4 @@ class Stepping:
     def _leave(self, asked: Asked, last: End | VilaM3Error) -> None:
         with self._lock:
             self._in_flight -= 1
-        asked.mailbox.told.put(last)
+        asked.mailbox.end(last)

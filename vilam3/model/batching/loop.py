@@ -153,7 +153,7 @@ class Loop:
         with self._changed:
             has_work = self._changed.wait_for(lambda: self._is_closed or not self.scheduler.is_idle, LINGER_S)
             for request in self.scheduler.discard(lambda entry: self._is_closed or entry.mailbox.cancelled.is_set()):
-                request.mailbox.told.put(End(reason="cancelled"))
+                request.mailbox.end(End(reason="cancelled"))
             self._changed.notify_all()
             if self._is_closed or not has_work:
                 self._thread = None  # a thread that only waits would keep the network in memory
@@ -239,12 +239,13 @@ class Loop:
             if chunk.is_last:
                 self._remember(chunk.entry)
                 self.meter.first_token(arrived_s=chunk.entry.arrived_s)
+        now_s = time.monotonic()
         for request, token in zip(plan.choosing, tokens, strict=True):
             request.said.append(token)
             if token in self._stops:
                 ended.append((request, "stop"))
                 continue
-            request.mailbox.told.put(token)
+            request.mailbox.say(token, now_s=now_s)
             if len(request.said) >= request.most:
                 ended.append((request, "length"))
         if tokens:
@@ -260,7 +261,7 @@ class Loop:
                 self.scheduler.leave(request)
             self._changed.notify_all()
         for request, reason in ended:
-            request.mailbox.told.put(End(reason=reason))
+            request.mailbox.end(End(reason=reason))
 
     def _remember(self, request: Request) -> None:
         """Keep the full blocks of a place that are not kept yet."""
@@ -273,5 +274,5 @@ class Loop:
         with self._changed:
             for request in self.scheduler.running:
                 self.scheduler.leave(request)
-                request.mailbox.told.put(error)
+                request.mailbox.end(error)
             self._changed.notify_all()
