@@ -71,9 +71,9 @@ class TorchEngine:
         ticket = self.submit(messages, sampling)
         with closing(iter(ticket)) as pieces:
             for piece in pieces:
+                yield piece
                 if cancelled is not None and cancelled.is_set():
                     ticket.cancel()
-                yield piece
 
     def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:
         """See `Engine.generate`."""

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -126,6 +127,21 @@ def test_tokens_and_log_probabilities_are_those_of_whole_forward_passes(
     assert stats.generated_tokens == 80
     assert stats.first_tokens is not None
     assert sum(stats.first_tokens.counts) == 8
+
+
+def test_a_request_that_gets_the_place_of_one_that_moves_disturbs_it_not(loaded: Loaded) -> None:
+    """The first ends, the second moves to its place, and the third begins from memory where the second was."""
+    engine, fresh_one = TorchEngine(loaded, limits=Limits(slots=2)), TorchEngine(loaded)
+    texts = ("short", "the one that is moved in the middle of its reply", "remembered " * 40)
+    talks = [[Message(role="user", text=text)] for text in texts]
+    lengths = (20, 60, 20)
+    engine.generate(talks[2:], GREEDY)
+    samplings = [replace(GREEDY, min_new_tokens=length, max_new_tokens=length) for length in lengths]
+    tickets = [engine.submit(talk, sampling) for talk, sampling in zip(talks, samplings, strict=True)]
+    replies = [cast("Generation", list(ticket)[-1]) for ticket in tickets]
+    alone = [fresh_one.generate([talk], sampling)[0] for talk, sampling in zip(talks, samplings, strict=True)]
+    assert [reply.text for reply in replies] == [reply.text for reply in alone]
+    assert replies[2].reused_tokens > 0
 
 
 def test_the_second_turn_of_a_conversation_reuses_the_first(loaded: Loaded, pictures: tuple[Image.Image, ...]) -> None:

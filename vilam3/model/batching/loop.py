@@ -161,21 +161,27 @@ class Loop:
             return self.scheduler.plan(self._remembered)
 
     def _remembered(self, request: Request) -> int:
-        """Fill the beginning of a place; the last position is left, since its logits are needed."""
-        blocks = self.prefixes.longest(request.chain.keys[: (request.length - 1) // BLOCK])
-        for index, block in enumerate(blocks):
-            self._cache.copy_in(request.place, index * BLOCK, block)
-        request.mailbox.reused = reused = len(blocks) * BLOCK
+        """Look up what is known of a prompt's beginning; the last position is left, since its logits are needed."""
+        request.recalled = self.prefixes.longest(request.chain.keys[: (request.length - 1) // BLOCK])
+        request.mailbox.reused = reused = len(request.recalled) * BLOCK
         self.meter.begun(positions=request.length, reused=reused)
         for picture in request.pictures:
             is_known = picture.start + self._tokens_per_image <= reused or picture.key in self.features
             self.meter.image(is_reused=is_known)
         return reused
 
-    @torch.inference_mode()
-    def _pass(self, plan: Plan[Request]) -> list[int]:
+    def _fill_places(self, plan: Plan[Request]) -> None:
+        """Moves come first: a request that was just admitted may have the place that another one leaves by a move."""
         for move in plan.moves:
             self._cache.move(move)
+        for request in (chunk.entry for chunk in plan.chunks):
+            for index, block in enumerate(request.recalled):
+                self._cache.copy_in(request.place, index * BLOCK, block)
+            request.recalled = ()
+
+    @torch.inference_mode()
+    def _pass(self, plan: Plan[Request]) -> list[int]:
+        self._fill_places(plan)
         self._encode([picture for chunk in plan.chunks for picture in self._seen(chunk)])
         said = [Said(slot=request.place, position=request.filled, token=request.said[-1]) for request in plan.decoding]
         if self._recorded is not None and not plan.chunks and self._recorded.fits(said):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-BLOCK = 32  # positions
+BLOCK = 16  # positions; half of one is computed again on average
 
 
 class KeyChain:

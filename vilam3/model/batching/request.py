@@ -39,6 +39,7 @@ class Request(Entry):
     Attributes:
         ids: The prompt, `IMAGE_TOKEN_ID` at every position of an image.
         pictures: Its images, in order.
+        recalled: Remembered blocks of the prompt's beginning, until they are in its place.
         chain: Keys of the full blocks of its prompt, and of its reply once that has ended.
         sampling: How to decode.
         random: Its own source of chance, or None for greedy.
@@ -50,6 +51,7 @@ class Request(Entry):
 
     ids: Sequence[int]
     pictures: Sequence[Picture] = ()
+    recalled: Sequence[Tensor] = ()
     chain: KeyChain
     sampling: Sampling
     random: torch.Generator | None = None

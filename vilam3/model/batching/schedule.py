@@ -155,7 +155,8 @@ class Scheduler(Generic[EntryT]):
         """What the next pass works on; requests are admitted as far as there are places and prompt positions left.
 
         Args:
-            remembered: Fills the beginning of an admitted request's place from memory; tells how many positions.
+            remembered: How many positions an admitted request need not compute. Its place is not to be written yet:
+                the moves may still have to read it.
         """
         moves = self._close_ranks()
         decoding = tuple(sorted((entry for entry in self.running if entry.is_decoding), key=lambda entry: entry.place))
