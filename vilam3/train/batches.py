@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -20,9 +19,12 @@ from vilam3.data.sample import IMAGE_TOKEN, Sample
 from vilam3.errors import DataError
 from vilam3.model.chat import Template, embedded_length, encode_training
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
+from vilam3.model.segments import OPENING
 from vilam3.model.tokenizer import PieceTokenizer
-from vilam3.train.packing import Packing, pack
+from vilam3.train.example import Example
+from vilam3.train.packing import Packing
 from vilam3.train.prefix import WORTHWHILE, by_opening, shared_length
+from vilam3.train.rows import Piece, joined, rows_of
 from vilam3.train.step import Batch
 
 PICTURE_MEMORY_BYTES = 1 << 30
@@ -37,17 +39,6 @@ class Encoding:
     max_tokens: int
     tokens_per_image: int
     normalise: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Example:
-    """A tokenized sample; `length` counts its image positions too."""
-
-    input_ids_T: NDArray[np.int64]
-    labels_T: NDArray[np.int64]
-    images: tuple[str, ...]
-    length: int
-    sample_id: str = ""
 
 
 class Pictures:
@@ -179,9 +170,9 @@ class Feed:
         return [collate([drawn[index] for index in part], self._pictures) for part in parts]
 
     def _packed(self, drawn: Sequence[Example], packing: Packing) -> list[Batch]:
-        rows = pack([example.length for example in drawn], capacity=packing.capacity)
+        rows = rows_of(drawn, capacity=packing.capacity)
         parts = [rows[start : start + packing.rows] for start in range(0, len(rows), packing.rows)]
-        return [collate_packed([[drawn[index] for index in row] for row in part], self._pictures) for part in parts]
+        return [collate_packed(part, self._pictures) for part in parts]
 
 
 def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
@@ -208,25 +199,12 @@ def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
     )
 
 
-def collate_packed(rows: Sequence[Sequence[Example]], pictures: Pictures) -> Batch:
-    """Join the samples of each row, then `collate` the rows; where a sample begins is kept."""
-    joined = [
-        Example(
-            input_ids_T=np.concatenate([example.input_ids_T for example in row]),
-            labels_T=np.concatenate([_unpredicted_first(example.labels_T) for example in row]),
-            images=tuple(name for example in row for name in example.images),
-            length=sum(example.length for example in row),
-        )
-        for row in rows
-    ]
-    batch = collate(joined, pictures)
-    starts_BT = torch.zeros_like(batch.mask_BT)
+def collate_packed(rows: Sequence[Sequence[Piece]], pictures: Pictures) -> Batch:
+    """Join the pieces of each row, then `collate` the rows; how each piece begins is kept."""
+    batch = collate([joined(row) for row in rows], pictures)
+    starts_BT = torch.zeros_like(batch.input_ids_BT)
     for number, row in enumerate(rows):
-        starts_BT[number, np.cumsum([0, *(len(example.input_ids_T) for example in row[:-1])])] = True
-    samples = tuple(example.sample_id for row in rows for example in row)
+        firsts = np.cumsum([0, *(len(piece.example.input_ids_T) for piece in row[:-1])])
+        starts_BT[number, firsts] = torch.tensor([piece.begins for piece in row])
+    samples = tuple(piece.example.sample_id for row in rows for piece in row if piece.begins != OPENING)
     return replace(batch, starts_BT=starts_BT, samples=samples, num_shared=0)
-
-
-def _unpredicted_first(labels_T: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Nothing before a sample predicts its first token, alone or behind another one."""
-    return np.concatenate([[IGNORED_LABEL], labels_T[1:]])

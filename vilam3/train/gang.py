@@ -19,6 +19,7 @@ from vilam3.model.checkpoint import Loaded
 from vilam3.objects import open_store
 from vilam3.recipe import Recipe, parse_resolved
 from vilam3.settings import Stage
+from vilam3.train.ahead import Ahead
 from vilam3.train.batches import Feed
 from vilam3.train.kept import KeptModels
 from vilam3.train.order import Control, Order
@@ -43,6 +44,7 @@ class _Job:
     inputs: dict[str, str]
     loaded: Loaded
     feed: Feed
+    ahead: Ahead
     strategy: Strategy
     checkpoints: Checkpoints
     models: KeptModels
@@ -90,6 +92,7 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
             diary.finish(succeeded=False)
             raise
         finally:
+            job.ahead.close()
             job.checkpoints.close()
 
 
@@ -111,6 +114,11 @@ def _job(
     work = work_folder(order.out, inputs)
     if peers.leads:
         drop_other_work(order.out, work)
+
+    def share(step: int) -> list[Batch]:
+        sizes = {"global_batch": settings.global_batch, "micro_batch": settings.micro_batch}
+        return feed.batches(step, **sizes, rank=peers.rank, world_size=peers.world_size)
+
     return _Job(
         order=order,
         recipe=recipe,
@@ -118,6 +126,7 @@ def _job(
         inputs=inputs,
         loaded=loaded,
         feed=feed,
+        ahead=Ahead(share, steps=settings.planned_steps(feed.sizes)),
         strategy=make_strategy(order.strategy, model, recipe, settings, peers=peers),
         checkpoints=Checkpoints(store, run=run, inputs_digest=digest_of(inputs), peers=peers),
         models=KeptModels(work, out=order.out, count=settings.kept_models, store=store if at else None, run=run, at=at),
@@ -155,13 +164,7 @@ def _train(job: _Job, diary: RunLog) -> Position:
 def _step(job: _Job, step: int) -> tuple[float, bool]:
     """The loss of a step, and whether any member was asked to end."""
     settings, peers = job.settings, job.peers
-    batches = job.feed.batches(
-        step,
-        global_batch=settings.global_batch,
-        micro_batch=settings.micro_batch,
-        rank=peers.rank,
-        world_size=peers.world_size,
-    )
+    batches = job.ahead(step)
     mine = [sum(batch.num_targets for batch in batches), len(batches), job.control.should_stop()]
     targets, counts, stops = zip(*peers.all_of(mine), strict=True)
     if job.strategy.moves_together:
@@ -247,6 +250,7 @@ def _result(job: _Job, position: Position, digest: str) -> StageResult:
             "strategy": job.order.strategy,
             "workers": str(job.peers.world_size),
             "checkpoint_stall_s": f"{job.checkpoints.stalled_s:.3f}",
+            "data_wait_s": f"{job.ahead.waited_s:.3f}",
             "torch": str(torch.__version__),
         },
     )

@@ -22,6 +22,7 @@ from vilam3.model.checkpoint import Loaded
 from vilam3.recipe import Recipe
 from vilam3.settings import Stage
 from vilam3.train import state
+from vilam3.train.ahead import Ahead
 from vilam3.train.batches import Feed
 from vilam3.train.record import (
     MODELS,
@@ -45,7 +46,7 @@ from vilam3.train.stage import (
     work_folder,
 )
 from vilam3.train.state import Learner, Position
-from vilam3.train.step import checkpoint_activations, freeze, make_optimizer, make_scheduler, train_step
+from vilam3.train.step import Batch, checkpoint_activations, freeze, make_optimizer, make_scheduler, train_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,6 +61,7 @@ class _Job:
     work: Path
     loaded: Loaded
     feed: Feed
+    ahead: Ahead
     learner: Learner
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -118,6 +120,8 @@ def run(
         except BaseException:
             diary.finish(succeeded=False)
             raise
+        finally:
+            job.ahead.close()
     shutil.rmtree(work, ignore_errors=True)
     return result
 
@@ -129,7 +133,12 @@ def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Pat
     if settings.gradient_checkpointing:
         checkpoint_activations(model)
     optimizer = make_optimizer(model, settings)
-    scheduler = make_scheduler(optimizer, settings, steps=settings.planned_steps(feed.sizes))
+    steps = settings.planned_steps(feed.sizes)
+    scheduler = make_scheduler(optimizer, settings, steps=steps)
+
+    def batches(step: int) -> list[Batch]:
+        return feed.batches(step, global_batch=settings.global_batch, micro_batch=settings.micro_batch)
+
     return _Job(
         recipe=recipe,
         name=name,
@@ -139,6 +148,7 @@ def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Pat
         work=work,
         loaded=loaded,
         feed=feed,
+        ahead=Ahead(batches, steps=steps),
         learner=Learner(model=model, optimizer=optimizer, scheduler=scheduler),
     )
 
@@ -170,14 +180,12 @@ def _train(job: _Job, diary: RunLog, workers: Executor | None, on_progress: OnPr
 
 
 def _step(job: _Job, step: int, workers: Executor | None) -> float:
-    settings = job.settings
-    batches = job.feed.batches(step, global_batch=settings.global_batch, micro_batch=settings.micro_batch)
     result = train_step(
         job.loaded.model,
-        batches,
+        job.ahead(step),
         optimizer=job.learner.optimizer,
         scheduler=job.learner.scheduler,
-        gradient_clip=settings.gradient_clip,
+        gradient_clip=job.settings.gradient_clip,
         precision=PRECISIONS[job.recipe.model.precision],
         workers=workers,
     )
@@ -226,7 +234,11 @@ def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
             inputs=job.inputs,
             inputs_digest=job.digest,
             weights_digest=weights_digest(partial),
-            settings={"threads": str(job.recipe.threads), "torch": str(torch.__version__)},
+            settings={
+                "threads": str(job.recipe.threads),
+                "data_wait_s": f"{job.ahead.waited_s:.3f}",
+                "torch": str(torch.__version__),
+            },
         )
         for place in _kept_models(job):
             shutil.copytree(place, partial / MODELS / place.name, copy_function=link)

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vilam3.errors import DivergedError
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
 from vilam3.model.images import MEAN, STD
+from vilam3.model.segments import ALONE
 from vilam3.model.vila import Output, Vila
 from vilam3.settings import Part, Stage
 from vilam3.train.gradients import accumulate
@@ -39,7 +40,7 @@ class Batch:
         num_targets: Targets that the loss will see.
         num_shared: Leading tokens that are the same in all rows and can be run once; see `vilam3.train.prefix`.
         samples: Names of the samples.
-        starts_BT: True where a sample begins, where a row holds several; None where each holds one.
+        starts_BT: How samples begin in rows that hold several, see `vilam3.model.segments`; None where each holds one.
     """
 
     input_ids_BT: Tensor
@@ -95,7 +96,7 @@ def in_lockstep(batch: Batch, *, image_size: int) -> Batch:
         input_ids_BT=torch.cat([batch.input_ids_BT, row_1T]),
         labels_BT=torch.cat([batch.labels_BT, torch.full_like(row_1T, IGNORED_LABEL)]),
         mask_BT=torch.cat([batch.mask_BT, is_first_1T]),
-        starts_BT=None if batch.starts_BT is None else torch.cat([batch.starts_BT, is_first_1T]),
+        starts_BT=None if batch.starts_BT is None else torch.cat([batch.starts_BT, is_first_1T * ALONE]),
         pixels_NCHW=torch.zeros((1, 3, image_size, image_size), dtype=torch.uint8),
         num_shared=0,
     )
