@@ -137,8 +137,8 @@ def _seen(
 
 
 def _attended(query_NAD: Tensor, key_NAD: Tensor, value_NAD: Tensor, *, mask: Tensor | None) -> Tensor:
-    heads_first = [one.transpose(0, 1)[None] for one in (query_NAD, key_NAD, value_NAD)]
-    found = nn.functional.scaled_dot_product_attention(*heads_first, attn_mask=mask, is_causal=mask is None)
+    query, key, value = (one.transpose(0, 1)[None] for one in (query_NAD, key_NAD, value_NAD))
+    found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
     return found[0].transpose(0, 1)
 
 

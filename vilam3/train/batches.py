@@ -142,7 +142,7 @@ class Feed:
             RecipeError: a dataset of the mixture is absent or empty.
         """
         self._datasets = datasets
-        self._pictures = pictures
+        self.pictures = pictures
         positive = {name: weight for name, weight in sorted(weights.items()) if weight}
         self._mixture = mixture_of(self.sizes, positive, seed=seed)
         self._packing = packing
@@ -160,19 +160,23 @@ class Feed:
         Epochs follow each other without a gap, so the sampler's state is the step. Which samples a step has does not
         depend on the world: of `world_size` members, number `rank` gets every `world_size`-th of them, if need be none.
         """
-        picks = islice(self._mixture.picks(step * global_batch, (step + 1) * global_batch), rank, None, world_size)
-        drawn = [self._datasets[pick.source][pick.index] for pick in picks]
+        drawn = self.drawn(step, global_batch=global_batch, rank=rank, world_size=world_size)
         if self._packing is not None:
             return self._packed(drawn, self._packing)
         drawn.sort(key=lambda example: -example.length)
         groups = by_opening([example.input_ids_T[:WORTHWHILE].tobytes() for example in drawn])
         parts = [group[start : start + micro_batch] for group in groups for start in range(0, len(group), micro_batch)]
-        return [collate([drawn[index] for index in part], self._pictures) for part in parts]
+        return [collate([drawn[index] for index in part], self.pictures) for part in parts]
+
+    def drawn(self, step: int, *, global_batch: int, rank: int = 0, world_size: int = 1) -> list[Example]:
+        """The samples of `batches`, in the order of the mixture."""
+        picks = islice(self._mixture.picks(step * global_batch, (step + 1) * global_batch), rank, None, world_size)
+        return [self._datasets[pick.source][pick.index] for pick in picks]
 
     def _packed(self, drawn: Sequence[Example], packing: Packing) -> list[Batch]:
         rows = rows_of(drawn, capacity=packing.capacity)
         parts = [rows[start : start + packing.rows] for start in range(0, len(rows), packing.rows)]
-        return [collate_packed(part, self._pictures) for part in parts]
+        return [collate_packed(part, self.pictures) for part in parts]
 
 
 def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
