@@ -4,10 +4,12 @@ A sample is tokenized and a picture decoded when first drawn, and kept while mem
 a resumed run needs only its step number.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from vilam3.train.rows import Piece, joined, rows_of
 from vilam3.train.step import Batch
 
 PICTURE_MEMORY_BYTES = 1 << 30
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,14 @@ class Encoding:
     max_tokens: int
     tokens_per_image: int
     normalise: bool
+
+
+class Shown(Protocol):
+    """Pixels by the name of a picture."""
+
+    def __getitem__(self, name: str, /) -> Tensor:
+        """uint8 (3, S, S)."""
+        ...
 
 
 class Pictures:
@@ -135,8 +146,11 @@ class Feed:
         weights: Mapping[str, int],
         seed: int,
         packing: Packing | None = None,
+        skips: bool = False,
     ) -> None:
         """Mix `datasets` by `weights`; weight 0 leaves one out. Without `packing` every sample has a row of its own.
+
+        Where it `skips`, a sample whose pictures cannot be read is left out and its name kept in `unreadable`.
 
         Raises:
             RecipeError: a dataset of the mixture is absent or empty.
@@ -146,6 +160,9 @@ class Feed:
         positive = {name: weight for name, weight in sorted(weights.items()) if weight}
         self._mixture = mixture_of(self.sizes, positive, seed=seed)
         self._packing = packing
+        self._skips = skips
+        self.unreadable: set[str] = set()
+        self.unreadable_before: frozenset[str] = frozenset()  # by whoever trained up to here
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -160,26 +177,39 @@ class Feed:
         Epochs follow each other without a gap, so the sampler's state is the step. Which samples a step has does not
         depend on the world: of `world_size` members, number `rank` gets every `world_size`-th of them, if need be none.
         """
-        drawn = self.drawn(step, global_batch=global_batch, rank=rank, world_size=world_size)
+        drawn, pictures = self._read(self.drawn(step, global_batch=global_batch, rank=rank, world_size=world_size))
         if self._packing is not None:
-            return self._packed(drawn, self._packing)
+            rows = rows_of(drawn, capacity=self._packing.capacity)
+            places = range(0, len(rows), self._packing.rows)
+            return [collate_packed(rows[start : start + self._packing.rows], pictures) for start in places]
         drawn.sort(key=lambda example: -example.length)
         groups = by_opening([example.input_ids_T[:WORTHWHILE].tobytes() for example in drawn])
         parts = [group[start : start + micro_batch] for group in groups for start in range(0, len(group), micro_batch)]
-        return [collate([drawn[index] for index in part], self.pictures) for part in parts]
+        return [collate([drawn[index] for index in part], pictures) for part in parts]
 
     def drawn(self, step: int, *, global_batch: int, rank: int = 0, world_size: int = 1) -> list[Example]:
         """The samples of `batches`, in the order of the mixture."""
         picks = islice(self._mixture.picks(step * global_batch, (step + 1) * global_batch), rank, None, world_size)
         return [self._datasets[pick.source][pick.index] for pick in picks]
 
-    def _packed(self, drawn: Sequence[Example], packing: Packing) -> list[Batch]:
-        rows = rows_of(drawn, capacity=packing.capacity)
-        parts = [rows[start : start + packing.rows] for start in range(0, len(rows), packing.rows)]
-        return [collate_packed(part, self.pictures) for part in parts]
+    def _read(self, drawn: Sequence[Example]) -> tuple[list[Example], dict[str, Tensor]]:
+        """The samples whose pictures can be read, and those pictures."""
+        readable, found = [], {}
+        for one in drawn:
+            try:
+                found.update({name: self.pictures[name] for name in one.images})
+            except DataError as error:
+                if not self._skips:
+                    raise
+                if one.sample_id not in self.unreadable | self.unreadable_before:
+                    log.warning("sample %s is left out: %s", one.sample_id, error)
+                    self.unreadable.add(one.sample_id)
+                continue
+            readable.append(one)
+        return readable, found
 
 
-def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
+def collate(examples: Sequence[Example], pictures: Shown) -> Batch:
     """Pad on the right and gather the pictures in order."""
     longest = max(len(example.input_ids_T) for example in examples)
     input_ids_BT = np.zeros((len(examples), longest), dtype=np.int64)
@@ -203,7 +233,7 @@ def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
     )
 
 
-def collate_packed(rows: Sequence[Sequence[Piece]], pictures: Pictures) -> Batch:
+def collate_packed(rows: Sequence[Sequence[Piece]], pictures: Shown) -> Batch:
     """Join the pieces of each row, then `collate` the rows; how each piece begins is kept."""
     batch = collate([joined(row) for row in rows], pictures)
     starts_BT = torch.zeros_like(batch.input_ids_BT)

@@ -46,7 +46,15 @@ from vilam3.train.stage import (
     work_folder,
 )
 from vilam3.train.state import Learner, Position
-from vilam3.train.step import Batch, checkpoint_activations, freeze, make_optimizer, make_scheduler, train_step
+from vilam3.train.step import (
+    Batch,
+    checkpoint_activations,
+    freeze,
+    make_optimizer,
+    make_scheduler,
+    refuse_too_many,
+    train_step,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -155,6 +163,7 @@ def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Pat
 
 def _train(job: _Job, diary: RunLog, workers: Executor | None, on_progress: OnProgress | None) -> Position:
     position = state.resume(job.work, job.learner, inputs_digest=job.digest)
+    job.feed.unreadable_before = frozenset(position.skipped)
     _tell(job, diary, position)
     started, done_before = time.monotonic() - position.seconds, position.step
     resumed_s = position.seconds
@@ -162,7 +171,8 @@ def _train(job: _Job, diary: RunLog, workers: Executor | None, on_progress: OnPr
     for step in range(position.step, job.steps):
         losses.append(_step(job, step, workers))
         seconds = time.monotonic() - started
-        position = Position(step=step + 1, losses=tuple(losses), seconds=seconds)
+        skipped = tuple(sorted(job.feed.unreadable | job.feed.unreadable_before))
+        position = Position(step=step + 1, losses=tuple(losses), seconds=seconds, skipped=skipped)
         if on_progress is not None:
             left = (seconds - resumed_s) / (step + 1 - done_before) * (job.steps - step - 1)
             on_progress(step + 1, job.steps, losses[-1], left)
@@ -180,9 +190,12 @@ def _train(job: _Job, diary: RunLog, workers: Executor | None, on_progress: OnPr
 
 
 def _step(job: _Job, step: int, workers: Executor | None) -> float:
+    batches = job.ahead(step)
+    skipped = sorted(job.feed.unreadable | job.feed.unreadable_before)
+    refuse_too_many(skipped, most=job.settings.corrupt_images_max)
     result = train_step(
         job.loaded.model,
-        job.ahead(step),
+        batches,
         optimizer=job.learner.optimizer,
         scheduler=job.learner.scheduler,
         gradient_clip=job.settings.gradient_clip,
@@ -234,6 +247,7 @@ def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
             inputs=job.inputs,
             inputs_digest=job.digest,
             weights_digest=weights_digest(partial),
+            skipped=position.skipped,
             settings={
                 "threads": str(job.recipe.threads),
                 "data_wait_s": f"{job.ahead.waited_s:.3f}",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from vilam3.errors import DivergedError
+from vilam3.errors import DataError, DivergedError
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
 from vilam3.model.images import MEAN, STD
 from vilam3.model.segments import ALONE
@@ -171,13 +171,30 @@ def train_step(
     return StepResult(loss=total, gradient_norm=float(norm), num_targets=num_targets)
 
 
+def refuse_too_many(skipped: Sequence[str], *, most: int) -> None:
+    """Stop where more samples were left out than a stage may do without.
+
+    Raises:
+        DataError: they are named.
+    """
+    if len(skipped) > most:
+        raise DataError(
+            f"{len(skipped)} samples have pictures that cannot be read, more than corrupt_images_max={most}: "
+            f"{_named(skipped)}; mend or remove them, or allow more"
+        )
+
+
 def diverged(loss: float, *, step: int, samples: Sequence[str]) -> DivergedError:
     """The error of a step whose loss is no number."""
-    more = f" and {len(samples) - MOST_NAMED} more" if len(samples) > MOST_NAMED else ""
     return DivergedError(
-        f"step {step}: the loss is {loss} on samples {', '.join(samples[:MOST_NAMED])}{more}; the last checkpoint is "
+        f"step {step}: the loss is {loss} on samples {_named(samples)}; the last checkpoint is "
         "kept; lower learning_rate, or mend or remove these samples"
     )
+
+
+def _named(samples: Sequence[str]) -> str:
+    more = f" and {len(samples) - MOST_NAMED} more" if len(samples) > MOST_NAMED else ""
+    return ", ".join(samples[:MOST_NAMED]) + more
 
 
 def loss_of(model: Vila, batch: Batch, *, precision: torch.dtype, network: Network | None = None) -> Tensor:
