@@ -20,7 +20,7 @@ from tests.unit.serving.live import free_port
 from vilam3.errors import VilaM3Error
 from vilam3.objects import FolderStore
 from vilam3.recipe import Recipe
-from vilam3.train import fully_sharded, gang, torchrun, zero
+from vilam3.train import fully_sharded, gang, sharded, torchrun, zero
 from vilam3.train.order import Order
 from vilam3.train.strategy import StrategyName
 
@@ -67,7 +67,8 @@ class Mischief:
     """What befalls one member: a step after which it kills itself or is asked to end, or a write in which it dies.
 
     `largest_file_bytes` is what its file system still takes from the first step on, 0 for no bound; `slows_sums_s`,
-    `clock_off_s` and `disk_bytes` are what its link, its clock and its disk are like before it.
+    `clock_off_s` and `disk_bytes` are what its link, its clock and its disk are like before it. `patience_s` is how
+    long it awaits a store, 0 for as long as ever.
     """
 
     rank: int = 0
@@ -79,6 +80,7 @@ class Mischief:
     slows_sums_s: float = 0.0
     clock_off_s: float = 0.0
     disk_bytes: int = 0
+    patience_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +196,7 @@ def _prepare(mischief: Mischief | None, rank: int) -> None:
     if mischief is None or mischief.rank != rank:
         return
     _unfit(mischief)
+    sharded.PATIENCE_S = mischief.patience_s or sharded.PATIENCE_S
     if mischief.dies_in_put:
         _die_in_put(mischief.dies_in_put)
     step_of = gang._step

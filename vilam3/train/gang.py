@@ -21,7 +21,7 @@ from vilam3.recipe import Recipe, parse_resolved
 from vilam3.settings import Stage
 from vilam3.train.ahead import Ahead
 from vilam3.train.batches import Feed
-from vilam3.train.kept import KeptModels
+from vilam3.train.kept import KeptModels, take_over
 from vilam3.train.order import Control, Order
 from vilam3.train.peers import Peers
 from vilam3.train.preflight import examine, refuse_unless_fit
@@ -79,7 +79,7 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
     recipe = parse_resolved(order.recipe)
     corpus, base = brought(order.corpus), brought(order.base) if order.base else None
     inputs = peers.told(inputs_of(recipe, stage=order.stage, corpus=corpus, base=base) if peers.leads else None)
-    found: StageResult | None = peers.told(finished(order.out, inputs) if peers.leads else None)
+    found: StageResult | None = peers.told(_found(order, inputs) if peers.leads else None)
     if found is not None:
         return found
     if peers.world_size > 1:
@@ -107,6 +107,15 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
         finally:
             job.ahead.close()
             job.checkpoints.close()
+
+
+def _found(order: Order, inputs: dict[str, str]) -> StageResult | None:
+    """The stage finished before, here or in the place of its checkpoints in S3."""
+    here = finished(order.out, inputs)
+    if here is not None or not order.checkpoints.startswith("s3://"):
+        return here
+    is_there = take_over(order.out, store=open_store(order.checkpoints), run=run_name(order.stage, inputs))
+    return finished(order.out, inputs) if is_there else None
 
 
 def run_name(stage: str, inputs: dict[str, str]) -> str:

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from vilam3.artifacts import whole_directory
 from vilam3.errors import RecipeError
+from vilam3.objects import open_store
 from vilam3.recipe import Recipe, parse_resolved
 from vilam3.train import local
 from vilam3.train.gang import run_name
+from vilam3.train.kept import take_over
 from vilam3.train.order import Order
 from vilam3.train.peers import Peers
 from vilam3.train.preflight import Check, examine
-from vilam3.train.record import FINAL, STAGE_FILE, StageResult
+from vilam3.train.record import STAGE_FILE, StageResult
 from vilam3.train.runlog import open_tracker
 from vilam3.train.sources import brought, inputs_of
 from vilam3.train.stage import OnProgress, finished
 from vilam3.train.strategy import STRATEGIES, StrategyName, default_strategy
-from vilam3.weights import fetch
 
 LauncherName = Literal["local", "torchrun", "ray"]
 LAUNCHERS: tuple[LauncherName, ...] = get_args(LauncherName)
@@ -182,8 +182,4 @@ def _collect(order: Order, inputs: dict[str, str]) -> None:
     """Bring the finished stage here, where the leader worked on another machine."""
     if (order.out / STAGE_FILE).is_file() or not order.checkpoints.startswith("s3://"):
         return
-    with whole_directory(order.out) as partial:
-        fetch(f"{order.checkpoints.rstrip('/')}/{run_name(order.stage, inputs)}/{FINAL}", partial / "stage")
-        for item in (partial / "stage").iterdir():
-            item.rename(partial / item.name)
-        (partial / "stage").rmdir()
+    take_over(order.out, store=open_store(order.checkpoints), run=run_name(order.stage, inputs))
