@@ -91,6 +91,10 @@ bench: setup ## Measure and write bench/results/<area>.json (AREAS="load demo" f
 bench-serving: setup ## Measure the engine, the orchestrator and the experts, and write bench/results/serving.json
 	@$(BIN)/python -m bench serving
 
+.PHONY: bench-train
+bench-train: setup ## Measure training against the published pattern, and write bench/results/train.json
+	@$(BIN)/python -m bench train
+
 .PHONY: test-vllm
 test-vllm: setup ## Hold the engine on vLLM against our own, in an environment of its own (3 GB)
 	@if [ "$$(uname -sm)" != "Linux x86_64" ]; then \

@@ -18,6 +18,7 @@
     ├── PreemptedError          asked to end; the state is saved, run it again: exit 75
     ├── DivergedError           the loss is no number; the last good checkpoint is kept
     ├── SupersededError         another process has taken over this run
+    ├── UnfitError              a machine on which training must not begin; found before the first step
     ├── BusyError               more callers wait than are held; says when to come back: HTTP 429
     ├── PacsError               the PACS refused or is out of reach: HTTP 503
     └── EngineError             the model server or engine failed or is out of reach: HTTP 503
@@ -113,6 +114,10 @@ class DivergedError(VilaM3Error):
 
 class SupersededError(VilaM3Error):
     """A later process of the same run writes its checkpoints now; this one must not."""
+
+
+class UnfitError(VilaM3Error):
+    """A machine, its link, disk, clock or store is not fit for training; found before the first step."""
 
 
 class PacsError(VilaM3Error):

@@ -118,6 +118,8 @@ class Stage(Settings):
     """Dataset name to the number of times it is repeated in an epoch; 0 leaves it out."""
     published_samples: dict[str, PositiveInt] = {}
     """Samples per dataset where they are known beforehand; a plan can be made without the data."""
+    corrupt_images_max: Annotated[int, Field(ge=0)] = 0
+    """Samples left out because a picture of theirs cannot be read, before the stage stops; 0 stops at the first."""
     checkpoint_every_steps: PositiveInt
     """Optimizer steps between two checkpoints."""
     kept_models: Annotated[int, Field(ge=0)] = 0

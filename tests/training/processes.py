@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import distributed
+
 from tests.unit.serving.live import free_port
 from vilam3.errors import VilaM3Error
 from vilam3.objects import FolderStore
 from vilam3.recipe import Recipe
-from vilam3.train import fully_sharded, gang, torchrun, zero
+from vilam3.train import fully_sharded, gang, sharded, torchrun, zero
 from vilam3.train.order import Order
 from vilam3.train.strategy import StrategyName
 
@@ -64,7 +66,9 @@ class Place:
 class Mischief:
     """What befalls one member: a step after which it kills itself or is asked to end, or a write in which it dies.
 
-    `largest_file_bytes` is what its file system still takes; 0 for no bound.
+    `largest_file_bytes` is what its file system still takes from the first step on, 0 for no bound; `slows_sums_s`,
+    `clock_off_s` and `disk_bytes` are what its link, its clock and its disk are like before it. `patience_s` is how
+    long it awaits a store, 0 for as long as ever.
     """
 
     rank: int = 0
@@ -73,6 +77,10 @@ class Mischief:
     terminated_after_step: int = 0
     poisons_step: int = 0
     largest_file_bytes: int = 0
+    slows_sums_s: float = 0.0
+    clock_off_s: float = 0.0
+    disk_bytes: int = 0
+    patience_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,13 +195,15 @@ def _prepare(mischief: Mischief | None, rank: int) -> None:
     """Wait for the moment, in this process alone."""
     if mischief is None or mischief.rank != rank:
         return
-    if mischief.largest_file_bytes:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (mischief.largest_file_bytes,) * 2)
+    _unfit(mischief)
+    sharded.PATIENCE_S = mischief.patience_s or sharded.PATIENCE_S
     if mischief.dies_in_put:
         _die_in_put(mischief.dies_in_put)
     step_of = gang._step
 
     def step(job: Any, number: int) -> tuple[float, bool]:  # noqa: ANN401 - of the gang
+        if mischief.largest_file_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (mischief.largest_file_bytes,) * 2)
         if number + 1 == mischief.poisons_step:
             _poison(job)
         done = step_of(job, number)
@@ -204,6 +214,22 @@ def _prepare(mischief: Mischief | None, rank: int) -> None:
         return done
 
     gang._step = step  # type: ignore[assignment]  # a member is not to know what befalls it
+
+
+def _unfit(mischief: Mischief) -> None:
+    """A machine on which training must not begin: of a slow link, of a clock that is off, with no room on its disk."""
+    add_up, now = distributed.all_reduce, time.time
+    if mischief.slows_sums_s:
+
+        def slow(*told: Any, **named: Any) -> object:  # noqa: ANN401 - those of torch
+            time.sleep(mischief.slows_sums_s)
+            return add_up(*told, **named)
+
+        distributed.all_reduce = slow
+    if mischief.clock_off_s:
+        time.time = lambda: now() + mischief.clock_off_s
+    if mischief.disk_bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (mischief.disk_bytes,) * 2)
 
 
 def _poison(job: Any) -> None:  # noqa: ANN401 - of the gang

@@ -18,7 +18,7 @@ pytestmark = [
 ]
 KILLED = -9
 STRATEGIES: tuple[StrategyName, ...] = ("ddp", "zero2", "zero3")
-MOST_ATTEMPTS = 40
+MOST_ATTEMPTS, KILLS = 40, 50
 
 
 @pytest.fixture
@@ -64,6 +64,20 @@ def test_killed_after_any_step_it_ends_bit_identical(
         endings = run_gang(place, 2, strategy, mischief=Mischief(rank=drawn.randrange(2), dies_after_step=step))
         assert KILLED in {ending.code for ending in endings}
     found = finished(run_gang(place, 2, strategy))
+    assert (found["losses"], found["weights_digest"]) == (undisturbed["losses"], undisturbed["weights_digest"])
+
+
+def test_killed_at_fifty_random_points_it_ends_bit_identical(place: Place) -> None:
+    """Any member, up to five steps behind the newest whole checkpoint, whatever is being written then."""
+    long = place.changed(steps=5 * KILLS + 10, checkpoint_every_steps=5)
+    undisturbed = finished(run_gang(long, 2, "ddp", out="undisturbed"))
+    drawn = random.Random(11)  # noqa: S311 - of a test
+    for _ in range(KILLS):
+        whole = sorted((place.folder / "checkpoints").glob("*/step-*/manifest.json"))
+        reached = json.loads(whole[-1].read_text())["position"]["step"] if whole else 0
+        mischief = Mischief(rank=drawn.randrange(2), dies_after_step=reached + drawn.randint(1, 5))
+        assert KILLED in {ending.code for ending in run_gang(long, 2, "ddp", mischief=mischief)}
+    found = finished(run_gang(long, 2, "ddp"))
     assert (found["losses"], found["weights_digest"]) == (undisturbed["losses"], undisturbed["weights_digest"])
 
 

@@ -61,6 +61,17 @@ def test_a_gang_loses_what_one_process_loses(
         assert found["weights_digest"] == expected.weights_digest
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_a_gang_that_packs_loses_what_one_process_loses_without(
+    place: Place, alone: Alone, strategy: StrategyName, *, recomputes: bool
+) -> None:
+    """Rows with an opening shared by several conversations, on members that have other rows."""
+    packed = place.changed(packed_rows=2, gradient_checkpointing=recomputes)
+    found = finished(run_gang(packed, 2, strategy))
+    assert found["losses"] == pytest.approx(alone["stage4_expert"][1].losses, abs=LOSS)
+
+
 def test_a_step_of_text_alone_moves_no_vision_tower_and_waits_for_nobody(place: Place) -> None:
     """Many steps with pictures on one member only, on all or on none."""
     mixed = place.changed(mixture={"vqa": 1, "expert": 0, "text": 4}, steps=40, global_batch=2, micro_batch=1)

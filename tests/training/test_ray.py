@@ -36,6 +36,10 @@ def ray() -> Iterator[dict[str, str]]:
 @pytest.fixture
 def slow(place: Place) -> Place:
     """Enough steps for something to happen in the middle."""
+    return slowed(place)
+
+
+def slowed(place: Place) -> Place:
     return place.changed(steps=60, checkpoint_every_steps=5)
 
 
@@ -91,12 +95,13 @@ def workers() -> list[psutil.Process]:
     ]
 
 
-@pytest.fixture
-def undisturbed(slow: Place, ray: Mapping[str, str], recipe: Recipe) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def undisturbed(
+    recipe: Recipe, corpus: Path, alone: Alone, ray: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """The same stage, left alone."""
-    assert recipe
-    calm = Place(recipe=slow.recipe, corpus=slow.corpus, base=slow.base, folder=slow.folder / "calm")
-    calm.folder.mkdir()
+    base, folder = alone["stage3_instruct"][0], tmp_path_factory.mktemp("calm")
+    calm = slowed(Place(recipe=recipe, corpus=corpus, base=base, folder=folder))
     return finish(calm, start(calm, ray))
 
 

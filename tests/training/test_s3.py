@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.s3_server import S3, s3_server
 from tests.training.processes import Mischief, Place, finished, run_gang
+from vilam3.artifacts import sha256_tree
 from vilam3.errors import CheckpointError, NotFoundError
 from vilam3.objects import open_store
 from vilam3.registration import register_checkpoint
@@ -69,6 +70,22 @@ def test_killed_and_gone_on_from_s3_and_registered_from_there(stored: Place, mon
         register_checkpoint(tracking, f"{stored.checkpoints}/{run}/checkpoints/step-00000001")
 
 
+def test_a_finished_stage_is_never_trained_or_written_again(stored: Place) -> None:
+    """It may be the champion by now; who asks for it elsewhere, with other members, gets those very bits."""
+    first = finished(run_gang(stored, 2, "ddp"))
+    store, prefix = open_store("s3://hospital"), stored.checkpoints.rpartition("/")[2]
+    before = {entry.key: (entry.num_bytes, entry.modified_s) for entry in store.entries(prefix)}
+    assert any("/model/" in key for key in before)
+    assert any("/checkpoints/step-00000009/" in key for key in before)
+    again = finished(run_gang(stored, 3, "ddp", out="elsewhere"))
+    assert again["weights_digest"] == first["weights_digest"]
+    assert {entry.key: (entry.num_bytes, entry.modified_s) for entry in store.entries(prefix)} == before
+    places = [stored.folder / out / "checkpoints" for out in ("out", "elsewhere")]
+    kept = [sorted(path.name for path in place.iterdir()) for place in places]
+    assert kept[0] == kept[1] == ["step-00000003", "step-00000006", "step-00000009"]
+    assert sha256_tree(stored.folder / "elsewhere") == sha256_tree(stored.folder / "out")
+
+
 def test_a_store_that_is_away_for_half_a_minute_is_awaited(stored: Place, s3: S3) -> None:
     assert s3.endpoint
 
@@ -83,6 +100,31 @@ def test_a_store_that_is_away_for_half_a_minute_is_awaited(stored: Place, s3: S3
         server.resume()
 
     assert finished(run_gang(stored.changed(steps=12, checkpoint_every_steps=2), 2, "ddp", while_running=away))
+
+
+def test_a_store_that_stays_away_ends_the_run_with_one_sentence(
+    place: Place, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server is killed once there is a checkpoint; what was saved before is still in its folder."""
+    root = tmp_path_factory.mktemp("gone")
+    with s3_server(root) as running:
+        for name, value in running.environment().items():
+            monkeypatch.setenv(name, value)
+        boto3.session.Session().client("s3").create_bucket(Bucket="gone")
+
+        def kill(_: Sequence[int]) -> None:
+            store = open_store("s3://gone")
+            while not any(entry.key.endswith("manifest.json") for entry in store.entries("run")):
+                time.sleep(0.05)
+            running.process.kill()
+
+        stored = replace(place, checkpoints="s3://gone/run", environment=running.environment())
+        longer = stored.changed(steps=400, checkpoint_every_steps=2)
+        endings = run_gang(longer, 2, "ddp", mischief=Mischief(patience_s=3.0), while_running=kill)
+    assert (endings[0].code, endings[0].error) == (1, "OutOfReachError")
+    assert "store s3://gone: out of reach" in endings[0].message
+    assert not (place.folder / "out").exists()
+    assert list(root.rglob("manifest.json"))
 
 
 def test_corpus_and_base_come_from_s3_too(stored: Place, s3: S3) -> None:

@@ -49,6 +49,11 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--no-tracking", action="store_true", help="log nothing to MLflow")
     parser.add_argument("--progress-file", type=Path, metavar="FILE", help="keep the newest progress here as JSON")
     _register_launch(parser)
+    parser.add_argument(
+        "--preflight",
+        action="store_true",
+        help="look at machines, links, disks, clocks and the store, and train nothing",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and stop")
     plan.add_options(parser)
     parser.set_defaults(run=run)
@@ -86,23 +91,46 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(json.dumps(json.loads(recipe.resolved_json()), indent=2))
         return 0
+    if arguments.preflight:
+        return _preflight(arguments, recipe)
     if arguments.corpus is None or arguments.out is None:
         raise RecipeError("vilam3 train: --corpus and --out are required; give both, or --dry-run")
     from vilam3.progress import reporting
+
+    how = _how(arguments)
+    with reporting(arguments.stage, file=arguments.progress_file) as progress:
+        result = _train(arguments, recipe, how, progress)
+    shown = {key: value for key, value in result.to_json().items() if key != "losses"}
+    if int(os.environ.get("RANK", "0")) == 0:  # of those that torchrun started, one speaks
+        print(json.dumps({**shown, "out": str(arguments.out), "is_reused": result.is_reused}, indent=2))
+    return 0
+
+
+def _how(arguments: argparse.Namespace) -> "Launch":
     from vilam3.train.launch import Launch
 
-    how = Launch(
+    return Launch(
         launcher=arguments.launcher,
         workers=arguments.workers,
         strategy=arguments.strategy,
         checkpoints=arguments.checkpoints,
         runs=None if arguments.no_tracking else arguments.runs,
     )
-    with reporting(arguments.stage, file=arguments.progress_file) as progress:
-        result = _train(arguments, recipe, how, progress)
-    shown = {key: value for key, value in result.to_json().items() if key != "losses"}
-    if int(os.environ.get("RANK", "0")) == 0:  # of those that torchrun started, one speaks
-        print(json.dumps({**shown, "out": str(arguments.out), "is_reused": result.is_reused}, indent=2))
+
+
+def _preflight(arguments: argparse.Namespace, recipe: "Recipe") -> int:
+    """Print the table as JSON, then fail where a check has failed."""
+    from vilam3.errors import RecipeError
+    from vilam3.train import launch
+    from vilam3.train.preflight import refuse_unless_fit
+
+    if arguments.out is None and arguments.checkpoints is None:
+        raise RecipeError("vilam3 train --preflight: --out or --checkpoints is required, the place to be looked at")
+    out = arguments.out or Path("out")
+    checks = launch.preflight(recipe, stage=arguments.stage, out=out, how=_how(arguments))
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(json.dumps([check.to_json() for check in checks], indent=2))
+    refuse_unless_fit(checks)
     return 0
 
 

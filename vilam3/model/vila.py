@@ -6,6 +6,7 @@ V vocabulary.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from vilam3.errors import DataError
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, LlmConfig, VilaConfig
 from vilam3.model.losses import target_loss
 from vilam3.model.projector import Projector
-from vilam3.model.segments import segment_positions
+from vilam3.model.segments import ATTENTION, positions_of, segments_of
 from vilam3.model.vision import VisionTower
 
 
@@ -147,22 +148,31 @@ class Vila(nn.Module):
             pixels_NCHW: All images of the batch, or None.
             attention_mask_BT: True at real tokens; None when nothing is padded.
             labels_BT: Targets aligned with the ids.
-            starts_BT: True where a conversation begins, for rows that hold several; None where each holds one.
+            starts_BT: How the conversations of rows that hold several begin, see `vilam3.model.segments`; None where
+                each holds one.
 
         Raises:
             DataError: placeholders and images disagree in number.
         """
         spliced = self.splice(input_ids_BT, pixels_NCHW, attention_mask_BT=attention_mask_BT, labels_BT=labels_BT)
         limit = self.config.max_tokens
-        positions_BL = None
+        packed: dict[str, Any] = {}
         if starts_BT is not None:
-            is_real_BT = torch.ones_like(starts_BT) if attention_mask_BT is None else attention_mask_BT.bool()
-            positions_BL = segment_positions(
-                input_ids_BT, is_real_BT, starts_BT, tokens_per_image=self.config.tokens_per_image
-            )[:, :limit]
+            is_real_BT = torch.ones_like(input_ids_BT) if attention_mask_BT is None else attention_mask_BT
+            segments = segments_of(
+                input_ids_BT,
+                is_real_BT.bool(),
+                starts_BT,
+                tokens_per_image=self.config.tokens_per_image,
+                limit=limit,
+            )
+            positions_BL = positions_of(segments, rows=input_ids_BT.shape[0]).to(self.device)
+            # A mask of four dimensions is taken for ready-made: transformers makes none over the whole row.
+            no_mask = spliced.embeds_BLH.new_empty(0, 0, 0, 0)
+            packed = {"segments": segments, "position_ids": positions_BL, "attention_mask": no_mask}
         # Padding is on the right and attention is causal, so real positions never see it: no mask is needed.
         hidden_BLH = self.llm.model(
-            inputs_embeds=spliced.embeds_BLH[:, :limit], position_ids=positions_BL, use_cache=False
+            inputs_embeds=spliced.embeds_BLH[:, :limit], use_cache=False, **packed
         ).last_hidden_state
         mask_BL = spliced.mask_BL[:, :limit]
         if spliced.labels_BL is None:
@@ -178,4 +188,4 @@ def _llama(config: LlmConfig) -> LlamaConfig:
     scaling = dict(values.pop("rope_scaling") or {"rope_type": "default"})
     scaling.setdefault("rope_type", scaling.pop("type", "default"))
     values["rope_parameters"] = {**scaling, "rope_theta": values.pop("rope_theta")}
-    return LlamaConfig(**values, bos_token_id=None, eos_token_id=None, pad_token_id=None, attn_implementation="sdpa")
+    return LlamaConfig(**values, bos_token_id=None, eos_token_id=None, pad_token_id=None, attn_implementation=ATTENTION)

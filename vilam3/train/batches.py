@@ -4,14 +4,15 @@ A sample is tokenized and a picture decoded when first drawn, and kept while mem
 a resumed run needs only its step number.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -20,12 +21,16 @@ from vilam3.data.sample import IMAGE_TOKEN, Sample
 from vilam3.errors import DataError
 from vilam3.model.chat import Template, embedded_length, encode_training
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
+from vilam3.model.segments import OPENING
 from vilam3.model.tokenizer import PieceTokenizer
-from vilam3.train.packing import Packing, pack
+from vilam3.train.example import Example
+from vilam3.train.packing import Packing
 from vilam3.train.prefix import WORTHWHILE, by_opening, shared_length
+from vilam3.train.rows import Piece, joined, rows_of
 from vilam3.train.step import Batch
 
 PICTURE_MEMORY_BYTES = 1 << 30
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +44,12 @@ class Encoding:
     normalise: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Example:
-    """A tokenized sample; `length` counts its image positions too."""
+class Shown(Protocol):
+    """Pixels by the name of a picture."""
 
-    input_ids_T: NDArray[np.int64]
-    labels_T: NDArray[np.int64]
-    images: tuple[str, ...]
-    length: int
-    sample_id: str = ""
+    def __getitem__(self, name: str, /) -> Tensor:
+        """uint8 (3, S, S)."""
+        ...
 
 
 class Pictures:
@@ -144,17 +146,23 @@ class Feed:
         weights: Mapping[str, int],
         seed: int,
         packing: Packing | None = None,
+        skips: bool = False,
     ) -> None:
         """Mix `datasets` by `weights`; weight 0 leaves one out. Without `packing` every sample has a row of its own.
+
+        Where it `skips`, a sample whose pictures cannot be read is left out and its name kept in `unreadable`.
 
         Raises:
             RecipeError: a dataset of the mixture is absent or empty.
         """
         self._datasets = datasets
-        self._pictures = pictures
+        self.pictures = pictures
         positive = {name: weight for name, weight in sorted(weights.items()) if weight}
         self._mixture = mixture_of(self.sizes, positive, seed=seed)
         self._packing = packing
+        self._skips = skips
+        self.unreadable: set[str] = set()
+        self.unreadable_before: frozenset[str] = frozenset()  # by whoever trained up to here
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -169,22 +177,39 @@ class Feed:
         Epochs follow each other without a gap, so the sampler's state is the step. Which samples a step has does not
         depend on the world: of `world_size` members, number `rank` gets every `world_size`-th of them, if need be none.
         """
-        picks = islice(self._mixture.picks(step * global_batch, (step + 1) * global_batch), rank, None, world_size)
-        drawn = [self._datasets[pick.source][pick.index] for pick in picks]
+        drawn, pictures = self._read(self.drawn(step, global_batch=global_batch, rank=rank, world_size=world_size))
         if self._packing is not None:
-            return self._packed(drawn, self._packing)
+            rows = rows_of(drawn, capacity=self._packing.capacity)
+            places = range(0, len(rows), self._packing.rows)
+            return [collate_packed(rows[start : start + self._packing.rows], pictures) for start in places]
         drawn.sort(key=lambda example: -example.length)
         groups = by_opening([example.input_ids_T[:WORTHWHILE].tobytes() for example in drawn])
         parts = [group[start : start + micro_batch] for group in groups for start in range(0, len(group), micro_batch)]
-        return [collate([drawn[index] for index in part], self._pictures) for part in parts]
+        return [collate([drawn[index] for index in part], pictures) for part in parts]
 
-    def _packed(self, drawn: Sequence[Example], packing: Packing) -> list[Batch]:
-        rows = pack([example.length for example in drawn], capacity=packing.capacity)
-        parts = [rows[start : start + packing.rows] for start in range(0, len(rows), packing.rows)]
-        return [collate_packed([[drawn[index] for index in row] for row in part], self._pictures) for part in parts]
+    def drawn(self, step: int, *, global_batch: int, rank: int = 0, world_size: int = 1) -> list[Example]:
+        """The samples of `batches`, in the order of the mixture."""
+        picks = islice(self._mixture.picks(step * global_batch, (step + 1) * global_batch), rank, None, world_size)
+        return [self._datasets[pick.source][pick.index] for pick in picks]
+
+    def _read(self, drawn: Sequence[Example]) -> tuple[list[Example], dict[str, Tensor]]:
+        """The samples whose pictures can be read, and those pictures."""
+        readable, found = [], {}
+        for one in drawn:
+            try:
+                found.update({name: self.pictures[name] for name in one.images})
+            except DataError as error:
+                if not self._skips:
+                    raise
+                if one.sample_id not in self.unreadable | self.unreadable_before:
+                    log.warning("sample %s is left out: %s", one.sample_id, error)
+                    self.unreadable.add(one.sample_id)
+                continue
+            readable.append(one)
+        return readable, found
 
 
-def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
+def collate(examples: Sequence[Example], pictures: Shown) -> Batch:
     """Pad on the right and gather the pictures in order."""
     longest = max(len(example.input_ids_T) for example in examples)
     input_ids_BT = np.zeros((len(examples), longest), dtype=np.int64)
@@ -208,25 +233,12 @@ def collate(examples: Sequence[Example], pictures: Pictures) -> Batch:
     )
 
 
-def collate_packed(rows: Sequence[Sequence[Example]], pictures: Pictures) -> Batch:
-    """Join the samples of each row, then `collate` the rows; where a sample begins is kept."""
-    joined = [
-        Example(
-            input_ids_T=np.concatenate([example.input_ids_T for example in row]),
-            labels_T=np.concatenate([_unpredicted_first(example.labels_T) for example in row]),
-            images=tuple(name for example in row for name in example.images),
-            length=sum(example.length for example in row),
-        )
-        for row in rows
-    ]
-    batch = collate(joined, pictures)
-    starts_BT = torch.zeros_like(batch.mask_BT)
+def collate_packed(rows: Sequence[Sequence[Piece]], pictures: Shown) -> Batch:
+    """Join the pieces of each row, then `collate` the rows; how each piece begins is kept."""
+    batch = collate([joined(row) for row in rows], pictures)
+    starts_BT = torch.zeros_like(batch.input_ids_BT)
     for number, row in enumerate(rows):
-        starts_BT[number, np.cumsum([0, *(len(example.input_ids_T) for example in row[:-1])])] = True
-    samples = tuple(example.sample_id for row in rows for example in row)
+        firsts = np.cumsum([0, *(len(piece.example.input_ids_T) for piece in row[:-1])])
+        starts_BT[number, firsts] = torch.tensor([piece.begins for piece in row])
+    samples = tuple(piece.example.sample_id for row in rows for piece in row if piece.begins != OPENING)
     return replace(batch, starts_BT=starts_BT, samples=samples, num_shared=0)
-
-
-def _unpredicted_first(labels_T: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Nothing before a sample predicts its first token, alone or behind another one."""
-    return np.concatenate([[IGNORED_LABEL], labels_T[1:]])

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,17 +19,28 @@ from vilam3.model.checkpoint import Loaded
 from vilam3.objects import open_store
 from vilam3.recipe import Recipe, parse_resolved
 from vilam3.settings import Stage
+from vilam3.train.ahead import Ahead
 from vilam3.train.batches import Feed
-from vilam3.train.kept import KeptModels
+from vilam3.train.kept import KeptModels, take_over
 from vilam3.train.order import Control, Order
 from vilam3.train.peers import Peers
+from vilam3.train.preflight import examine, refuse_unless_fit
 from vilam3.train.record import STAGE_FILE, StageResult, digest_of, final_loss, weights_digest
 from vilam3.train.runlog import RunLog, open_tracker
 from vilam3.train.sharded import Checkpoints
 from vilam3.train.sources import brought, inputs_of, make_feed, starting_network
 from vilam3.train.stage import drop_other_work, finished, repeatable, work_folder
 from vilam3.train.state import Position
-from vilam3.train.step import Batch, checkpoint_activations, diverged, freeze, in_lockstep, no_samples, rate_factor
+from vilam3.train.step import (
+    Batch,
+    checkpoint_activations,
+    diverged,
+    freeze,
+    in_lockstep,
+    no_samples,
+    rate_factor,
+    refuse_too_many,
+)
 from vilam3.train.strategy import Strategy, make_strategy
 
 
@@ -43,6 +54,7 @@ class _Job:
     inputs: dict[str, str]
     loaded: Loaded
     feed: Feed
+    ahead: Ahead
     strategy: Strategy
     checkpoints: Checkpoints
     models: KeptModels
@@ -59,6 +71,7 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
 
     Raises:
         UserError: the order cannot be carried out.
+        UnfitError: a machine is not fit for training.
         PreemptedError: asked to end; the state is saved.
         DivergedError: the loss is no number.
         SupersededError: another gang has taken the run over.
@@ -66,9 +79,11 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
     recipe = parse_resolved(order.recipe)
     corpus, base = brought(order.corpus), brought(order.base) if order.base else None
     inputs = peers.told(inputs_of(recipe, stage=order.stage, corpus=corpus, base=base) if peers.leads else None)
-    found: StageResult | None = peers.told(finished(order.out, inputs) if peers.leads else None)
+    found: StageResult | None = peers.told(_found(order, inputs) if peers.leads else None)
     if found is not None:
         return found
+    if peers.world_size > 1:
+        refuse_unless_fit(examine(order, peers=peers))
     with repeatable(recipe):
         loaded = starting_network(recipe, stage=order.stage, corpus=corpus, base=base)
         feed = make_feed(recipe, stage=order.stage, corpus=corpus, loaded=loaded)
@@ -90,7 +105,17 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
             diary.finish(succeeded=False)
             raise
         finally:
+            job.ahead.close()
             job.checkpoints.close()
+
+
+def _found(order: Order, inputs: dict[str, str]) -> StageResult | None:
+    """The stage finished before, here or in the place of its checkpoints in S3."""
+    here = finished(order.out, inputs)
+    if here is not None or not order.checkpoints.startswith("s3://"):
+        return here
+    is_there = take_over(order.out, store=open_store(order.checkpoints), run=run_name(order.stage, inputs))
+    return finished(order.out, inputs) if is_there else None
 
 
 def run_name(stage: str, inputs: dict[str, str]) -> str:
@@ -111,6 +136,11 @@ def _job(
     work = work_folder(order.out, inputs)
     if peers.leads:
         drop_other_work(order.out, work)
+
+    def share(step: int) -> list[Batch]:
+        sizes = {"global_batch": settings.global_batch, "micro_batch": settings.micro_batch}
+        return feed.batches(step, **sizes, rank=peers.rank, world_size=peers.world_size)
+
     return _Job(
         order=order,
         recipe=recipe,
@@ -118,6 +148,7 @@ def _job(
         inputs=inputs,
         loaded=loaded,
         feed=feed,
+        ahead=Ahead(share, steps=settings.planned_steps(feed.sizes)),
         strategy=make_strategy(order.strategy, model, recipe, settings, peers=peers),
         checkpoints=Checkpoints(store, run=run, inputs_digest=digest_of(inputs), peers=peers),
         models=KeptModels(work, out=order.out, count=settings.kept_models, store=store if at else None, run=run, at=at),
@@ -128,6 +159,7 @@ def _job(
 
 def _train(job: _Job, diary: RunLog) -> Position:
     position = job.checkpoints.resume(job.strategy)
+    job.feed.unreadable_before = frozenset(position.skipped)
     _tell(job, diary, position)
     started, first = time.monotonic() - position.seconds, position
     losses = list(position.losses)
@@ -135,11 +167,13 @@ def _train(job: _Job, diary: RunLog) -> Position:
         loss, stops = _step(job, step)
         losses.append(loss)
         seconds = time.monotonic() - started
-        position = Position(step=step + 1, losses=tuple(losses), seconds=seconds)
+        position = Position(step=step + 1, losses=tuple(losses), seconds=seconds, skipped=position.skipped)
         if job.peers.leads:
             left = (seconds - first.seconds) / (step + 1 - first.step) * (job.steps - step - 1)
             job.control.report(step + 1, job.steps, loss, left)
         is_due = position.step % job.settings.checkpoint_every_steps == 0 and position.step < job.steps
+        if is_due or stops or step + 1 == job.steps:
+            position = replace(position, skipped=_skipped(job))
         if is_due or stops:
             _save(job, diary, position, keep_model=is_due)
         if stops:
@@ -155,15 +189,12 @@ def _train(job: _Job, diary: RunLog) -> Position:
 def _step(job: _Job, step: int) -> tuple[float, bool]:
     """The loss of a step, and whether any member was asked to end."""
     settings, peers = job.settings, job.peers
-    batches = job.feed.batches(
-        step,
-        global_batch=settings.global_batch,
-        micro_batch=settings.micro_batch,
-        rank=peers.rank,
-        world_size=peers.world_size,
-    )
-    mine = [sum(batch.num_targets for batch in batches), len(batches), job.control.should_stop()]
-    targets, counts, stops = zip(*peers.all_of(mine), strict=True)
+    batches = job.ahead(step)
+    unreadable = len(job.feed.unreadable)
+    mine = [sum(batch.num_targets for batch in batches), len(batches), job.control.should_stop(), unreadable]
+    targets, counts, stops, skipped = zip(*peers.all_of(mine), strict=True)
+    if sum(skipped) + len(job.feed.unreadable_before) > settings.corrupt_images_max:
+        refuse_too_many(_skipped(job), most=settings.corrupt_images_max)
     if job.strategy.moves_together:
         batches += [no_samples()] * (int(max(counts)) - len(batches))
         size = job.loaded.config.vision.image_size
@@ -176,6 +207,12 @@ def _step(job: _Job, step: int) -> tuple[float, bool]:
     if not math.isfinite(norm):
         _refuse_unless_finite(job, norm, step, batches, [norm] * len(batches))
     return loss, any(stops)
+
+
+def _skipped(job: _Job) -> tuple[str, ...]:
+    """Samples left out by anyone so far."""
+    found = job.peers.gathered(sorted(job.feed.unreadable))
+    return tuple(sorted(job.feed.unreadable_before.union(*found)))
 
 
 def _refuse_unless_finite(job: _Job, value: float, step: int, batches: Sequence[Batch], losses: list[float]) -> None:
@@ -243,10 +280,12 @@ def _result(job: _Job, position: Position, digest: str) -> StageResult:
         inputs=job.inputs,
         inputs_digest=digest_of(job.inputs),
         weights_digest=digest,
+        skipped=position.skipped,
         settings={
             "strategy": job.order.strategy,
             "workers": str(job.peers.world_size),
             "checkpoint_stall_s": f"{job.checkpoints.stalled_s:.3f}",
+            "data_wait_s": f"{job.ahead.waited_s:.3f}",
             "torch": str(torch.__version__),
         },
     )

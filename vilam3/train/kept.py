@@ -8,6 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from vilam3.artifacts import whole_directory
+from vilam3.errors import NotFoundError
 from vilam3.model import checkpoint
 from vilam3.model.checkpoint import Loaded
 from vilam3.objects import ObjectStore
@@ -16,6 +18,24 @@ from vilam3.train.runlog import RunLog
 from vilam3.train.sharded import patiently
 from vilam3.train.stage import link
 from vilam3.train.state import Position
+
+
+def take_over(out: Path, *, store: ObjectStore, run: str) -> bool:
+    """Bring the finished stage of a run in S3, with the models kept beside it, to `out`; False where there is none.
+
+    A finished stage may be somebody's champion: it is brought, and never trained or written again.
+    """
+    try:
+        patiently(lambda: store.get(f"{run}/{FINAL}/{STAGE_FILE}"))
+    except NotFoundError:
+        return False
+    with whole_directory(out) as partial:
+        for folder, place in ((f"{run}/{FINAL}", partial), (f"{run}/{MODELS}", partial / MODELS)):
+            for entry in store.entries(folder):
+                path = place / entry.key.removeprefix(f"{folder}/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                patiently(lambda entry=entry, path=path: store.save(entry.key, path))  # type: ignore[misc]  # of this turn
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

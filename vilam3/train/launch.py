@@ -1,23 +1,26 @@
 """One way in for every launcher: what a stage needs, and who trains it. Knows neither Ray nor DeepSpeed."""
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from vilam3.artifacts import whole_directory
 from vilam3.errors import RecipeError
-from vilam3.recipe import Recipe
+from vilam3.objects import open_store
+from vilam3.recipe import Recipe, parse_resolved
 from vilam3.train import local
 from vilam3.train.gang import run_name
+from vilam3.train.kept import take_over
 from vilam3.train.order import Order
-from vilam3.train.record import FINAL, STAGE_FILE, StageResult
+from vilam3.train.peers import Peers
+from vilam3.train.preflight import Check, examine
+from vilam3.train.record import STAGE_FILE, StageResult
 from vilam3.train.runlog import open_tracker
 from vilam3.train.sources import brought, inputs_of
 from vilam3.train.stage import OnProgress, finished
 from vilam3.train.strategy import STRATEGIES, StrategyName, default_strategy
-from vilam3.weights import fetch
 
 LauncherName = Literal["local", "torchrun", "ray"]
 LAUNCHERS: tuple[LauncherName, ...] = get_args(LauncherName)
@@ -110,18 +113,7 @@ def run(
             tracking=open_tracker(recipe, how.runs),
             on_progress=on_progress,
         )
-    settings = recipe.stage(stage)
-    beside = out.absolute().parent / f".{out.name}.checkpoints"
-    order = Order(
-        recipe=recipe.resolved_json(),
-        stage=stage,
-        corpus=_absolute(corpus),
-        base=_absolute(base),
-        out=out.absolute(),
-        strategy=how.strategy or default_strategy(settings),
-        checkpoints=how.checkpoints or beside.as_uri(),
-        runs=None if how.runs is None else how.runs.absolute(),
-    )
+    order = _order(recipe, stage=stage, corpus=corpus, base=base, out=out, how=how)
     if how.launcher == "torchrun":
         from vilam3.train import torchrun  # noqa: PLC0415 - a launcher is loaded when it is chosen
 
@@ -132,10 +124,54 @@ def run(
             return found
         from vilam3.train import on_ray  # noqa: PLC0415 - Ray takes seconds to import
 
-        result = on_ray.run(order, workers=how.workers or settings.devices, on_progress=on_progress)
+        result = on_ray.run(order, workers=how.workers or recipe.stage(stage).devices, on_progress=on_progress)
         _collect(order, inputs)
-    shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(_beside(out), ignore_errors=True)
     return result
+
+
+def preflight(recipe: Recipe, *, stage: str, out: Path, how: Launch) -> tuple[Check, ...]:
+    """What those who would train the stage find of their machines; trains nothing.
+
+    Raises:
+        VilaM3Error: the members cannot be started.
+    """
+    order = _order(recipe, stage=stage, corpus="", base="", out=out, how=how)
+    try:
+        return _preflight(order, how)
+    finally:
+        with contextlib.suppress(OSError):  # it is in use, or on another machine
+            _beside(out).rmdir()
+
+
+def _preflight(order: Order, how: Launch) -> tuple[Check, ...]:
+    if how.launcher == "local":
+        return examine(order, peers=Peers())
+    if how.launcher == "torchrun":
+        from vilam3.train import torchrun  # noqa: PLC0415 - a launcher is loaded when it is chosen
+
+        return torchrun.preflight(order)
+    from vilam3.train import on_ray  # noqa: PLC0415 - Ray takes seconds to import
+
+    devices = parse_resolved(order.recipe).stage(order.stage).devices
+    return on_ray.preflight(order, workers=how.workers or devices)
+
+
+def _order(recipe: Recipe, *, stage: str, corpus: str, base: str, out: Path, how: Launch) -> Order:
+    return Order(
+        recipe=recipe.resolved_json(),
+        stage=stage,
+        corpus=_absolute(corpus),
+        base=_absolute(base),
+        out=out.absolute(),
+        strategy=how.strategy or default_strategy(recipe.stage(stage)),
+        checkpoints=how.checkpoints or _beside(out).as_uri(),
+        runs=None if how.runs is None else how.runs.absolute(),
+    )
+
+
+def _beside(out: Path) -> Path:
+    return out.absolute().parent / f".{out.name}.checkpoints"
 
 
 def _absolute(place: str) -> str:
@@ -146,8 +182,4 @@ def _collect(order: Order, inputs: dict[str, str]) -> None:
     """Bring the finished stage here, where the leader worked on another machine."""
     if (order.out / STAGE_FILE).is_file() or not order.checkpoints.startswith("s3://"):
         return
-    with whole_directory(order.out) as partial:
-        fetch(f"{order.checkpoints.rstrip('/')}/{run_name(order.stage, inputs)}/{FINAL}", partial / "stage")
-        for item in (partial / "stage").iterdir():
-            item.rename(partial / item.name)
-        (partial / "stage").rmdir()
+    take_over(order.out, store=open_store(order.checkpoints), run=run_name(order.stage, inputs))

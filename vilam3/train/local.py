@@ -22,6 +22,7 @@ from vilam3.model.checkpoint import Loaded
 from vilam3.recipe import Recipe
 from vilam3.settings import Stage
 from vilam3.train import state
+from vilam3.train.ahead import Ahead
 from vilam3.train.batches import Feed
 from vilam3.train.record import (
     MODELS,
@@ -45,7 +46,15 @@ from vilam3.train.stage import (
     work_folder,
 )
 from vilam3.train.state import Learner, Position
-from vilam3.train.step import checkpoint_activations, freeze, make_optimizer, make_scheduler, train_step
+from vilam3.train.step import (
+    Batch,
+    checkpoint_activations,
+    freeze,
+    make_optimizer,
+    make_scheduler,
+    refuse_too_many,
+    train_step,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,6 +69,7 @@ class _Job:
     work: Path
     loaded: Loaded
     feed: Feed
+    ahead: Ahead
     learner: Learner
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -118,6 +128,8 @@ def run(
         except BaseException:
             diary.finish(succeeded=False)
             raise
+        finally:
+            job.ahead.close()
     shutil.rmtree(work, ignore_errors=True)
     return result
 
@@ -129,7 +141,12 @@ def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Pat
     if settings.gradient_checkpointing:
         checkpoint_activations(model)
     optimizer = make_optimizer(model, settings)
-    scheduler = make_scheduler(optimizer, settings, steps=settings.planned_steps(feed.sizes))
+    steps = settings.planned_steps(feed.sizes)
+    scheduler = make_scheduler(optimizer, settings, steps=steps)
+
+    def batches(step: int) -> list[Batch]:
+        return feed.batches(step, global_batch=settings.global_batch, micro_batch=settings.micro_batch)
+
     return _Job(
         recipe=recipe,
         name=name,
@@ -139,12 +156,14 @@ def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Pat
         work=work,
         loaded=loaded,
         feed=feed,
+        ahead=Ahead(batches, steps=steps),
         learner=Learner(model=model, optimizer=optimizer, scheduler=scheduler),
     )
 
 
 def _train(job: _Job, diary: RunLog, workers: Executor | None, on_progress: OnProgress | None) -> Position:
     position = state.resume(job.work, job.learner, inputs_digest=job.digest)
+    job.feed.unreadable_before = frozenset(position.skipped)
     _tell(job, diary, position)
     started, done_before = time.monotonic() - position.seconds, position.step
     resumed_s = position.seconds
@@ -152,7 +171,8 @@ def _train(job: _Job, diary: RunLog, workers: Executor | None, on_progress: OnPr
     for step in range(position.step, job.steps):
         losses.append(_step(job, step, workers))
         seconds = time.monotonic() - started
-        position = Position(step=step + 1, losses=tuple(losses), seconds=seconds)
+        skipped = tuple(sorted(job.feed.unreadable | job.feed.unreadable_before))
+        position = Position(step=step + 1, losses=tuple(losses), seconds=seconds, skipped=skipped)
         if on_progress is not None:
             left = (seconds - resumed_s) / (step + 1 - done_before) * (job.steps - step - 1)
             on_progress(step + 1, job.steps, losses[-1], left)
@@ -170,14 +190,15 @@ def _train(job: _Job, diary: RunLog, workers: Executor | None, on_progress: OnPr
 
 
 def _step(job: _Job, step: int, workers: Executor | None) -> float:
-    settings = job.settings
-    batches = job.feed.batches(step, global_batch=settings.global_batch, micro_batch=settings.micro_batch)
+    batches = job.ahead(step)
+    skipped = sorted(job.feed.unreadable | job.feed.unreadable_before)
+    refuse_too_many(skipped, most=job.settings.corrupt_images_max)
     result = train_step(
         job.loaded.model,
         batches,
         optimizer=job.learner.optimizer,
         scheduler=job.learner.scheduler,
-        gradient_clip=settings.gradient_clip,
+        gradient_clip=job.settings.gradient_clip,
         precision=PRECISIONS[job.recipe.model.precision],
         workers=workers,
     )
@@ -226,7 +247,12 @@ def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
             inputs=job.inputs,
             inputs_digest=job.digest,
             weights_digest=weights_digest(partial),
-            settings={"threads": str(job.recipe.threads), "torch": str(torch.__version__)},
+            skipped=position.skipped,
+            settings={
+                "threads": str(job.recipe.threads),
+                "data_wait_s": f"{job.ahead.waited_s:.3f}",
+                "torch": str(torch.__version__),
+            },
         )
         for place in _kept_models(job):
             shutil.copytree(place, partial / MODELS / place.name, copy_function=link)

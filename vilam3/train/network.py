@@ -7,11 +7,13 @@ from vilam3.settings import ModelSettings
 
 
 def network_config(settings: ModelSettings) -> VilaConfig:
-    """The preset with the recipe's overrides."""
+    """The preset with the recipe's overrides; who asks for more positions gets to use them."""
     preset = VilaConfig.preset(settings.preset)
+    overrides = settings.llm.model_dump(exclude_none=True)
+    longest = max(preset.llm.tokenizer_model_max_length, overrides.get("max_position_embeddings", 0))
     return replace(
         preset,
-        llm=replace(preset.llm, **settings.llm.model_dump(exclude_none=True)),
+        llm=replace(preset.llm, **overrides, tokenizer_model_max_length=longest),
         vision=replace(preset.vision, **settings.vision.model_dump(exclude_none=True)),
         template=settings.template,
         prompt_dialect=settings.dialect,

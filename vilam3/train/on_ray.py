@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -29,11 +30,20 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vilam3 import errors
-from vilam3.errors import DivergedError, PreemptedError, PrerequisiteError, SupersededError, UserError, VilaM3Error
+from vilam3.errors import (
+    DivergedError,
+    PreemptedError,
+    PrerequisiteError,
+    SupersededError,
+    UnfitError,
+    UserError,
+    VilaM3Error,
+)
 from vilam3.recipe import parse_resolved
 from vilam3.train.gang import take_part
 from vilam3.train.order import Order
-from vilam3.train.record import StageResult
+from vilam3.train.preflight import Check, examine
+from vilam3.train.record import StageResult, stage_result
 from vilam3.train.stage import OnProgress, on_termination
 from vilam3.train.torchrun import backend_of, joined
 
@@ -42,8 +52,8 @@ ADDRESS = "RAY_ADDRESS"  # which a Ray job sets
 ATTEMPTS = 3
 OBJECT_STORE_BYTES = 128 << 20  # of a Ray of our own, which carries nothing large
 ASK_EVERY_S = 0.5
-FINAL = (UserError, DivergedError, SupersededError)  # a restart would come to the same
-AGREED = (PreemptedError, DivergedError)  # which all members raise together
+FINAL = (UserError, DivergedError, SupersededError, UnfitError)  # a restart would come to the same
+AGREED = (PreemptedError, DivergedError, UnfitError)  # which all members raise together
 
 
 class _Liaison:
@@ -94,7 +104,23 @@ def run(order: Order, *, workers: int, on_progress: OnProgress | None = None) ->
     Raises:
         VilaM3Error: what `vilam3.train.gang.take_part` raised, or that members were lost too often.
     """
-    with _connected(workers), tempfile.TemporaryDirectory(prefix="vilam3-ray-") as scratch:
+    return _outcome(_verdict(order, workers=workers, on_progress=on_progress))
+
+
+def preflight(order: Order, *, workers: int) -> tuple[Check, ...]:
+    """What `workers` members find of their machines, before anything is trained.
+
+    Raises:
+        VilaM3Error: members were lost too often.
+    """
+    verdict = _verdict(replace(order, only_preflight=True), workers=workers, on_progress=None) or {"checks": []}
+    return tuple(Check(**values) for values in verdict["checks"])
+
+
+def _verdict(order: Order, *, workers: int, on_progress: OnProgress | None) -> dict[str, Any] | None:
+    """What the members have to say in the end."""
+    talk = contextlib.redirect_stdout(sys.stderr)  # of Ray about lost workers; standard output is for the result
+    with talk, _connected(workers), tempfile.TemporaryDirectory(prefix="vilam3-ray-") as scratch:
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         liaison = ray.remote(num_cpus=0, scheduling_strategy=beside)(_Liaison).remote()  # no lost worker takes it along
         trainer = TorchTrainer(
@@ -119,7 +145,8 @@ def run(order: Order, *, workers: int, on_progress: OnProgress | None = None) ->
                     f"stage {order.stage}: the workers failed more than {MAX_FAILURES} times, last with {reason}; look "
                     "at their logs, then run the same command to go on"
                 ) from error
-        return _outcome(ray.get(liaison.verdict.remote()))
+        found: dict[str, Any] | None = ray.get(liaison.verdict.remote())
+        return found
 
 
 def _member(config: dict[str, Any]) -> None:
@@ -128,6 +155,9 @@ def _member(config: dict[str, Any]) -> None:
     if ray.get(liaison.verdict.remote()) is not None:
         return
     peers = joined(get_device())
+    if order.only_preflight:
+        ray.get(liaison.conclude.remote({"checks": [asdict(check) for check in examine(order, peers=peers)]}))
+        return
     try:
         result = take_part(order, peers=peers, control=_Line(liaison, leads=peers.leads))
     except (*FINAL, PreemptedError) as error:
@@ -146,7 +176,7 @@ def _outcome(verdict: dict[str, Any] | None) -> StageResult:
         kind: type[VilaM3Error] = getattr(errors, verdict["kind"], VilaM3Error)
         raise kind(verdict["message"])
     values = verdict["result"]
-    return StageResult(**{**values, "losses": tuple(values["losses"]), "is_reused": verdict["is_reused"]})
+    return replace(stage_result(values), is_reused=verdict["is_reused"])
 
 
 def _has_gpus(order: Order) -> bool:
@@ -162,7 +192,7 @@ def _scaling(order: Order, workers: int) -> train.ScalingConfig:
 def _connected(workers: int) -> Iterator[None]:
     """To the cluster of the job, or to one of our own for as long as this runs."""
     if ADDRESS in os.environ:
-        ray.init(log_to_driver=False)  # standard output is for the result
+        ray.init(log_to_driver=False)
     else:
         _start(cpus=max(workers, len(os.sched_getaffinity(0))))
     try:

@@ -20,6 +20,7 @@ class Order:
         strategy: How the model is divided.
         checkpoints: ``file:///folder`` or ``s3://bucket/prefix`` that every member reaches.
         runs: Folder of the tracking store where it is a file; None logs nothing.
+        only_preflight: Look at the machines and train nothing.
     """
 
     recipe: str
@@ -30,6 +31,7 @@ class Order:
     strategy: StrategyName
     checkpoints: str
     runs: Path | None
+    only_preflight: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For the journey to another process."""
@@ -42,6 +44,7 @@ class Order:
             "strategy": self.strategy,
             "checkpoints": self.checkpoints,
             "runs": None if self.runs is None else str(self.runs),
+            "only_preflight": self.only_preflight,
         }
 
     @classmethod
@@ -57,6 +60,7 @@ class Order:
             strategy=cast("StrategyName", values["strategy"]),
             checkpoints=values["checkpoints"],
             runs=None if runs is None else Path(runs),
+            only_preflight=bool(values["only_preflight"]),
         )
 
 

@@ -24,18 +24,19 @@ class Packing:
     rows: int
 
 
-def pack(lengths: Sequence[int], *, capacity: int) -> list[list[int]]:
+def pack(lengths: Sequence[int], *, capacity: int, begun: Sequence[int] = ()) -> list[list[int]]:
     """Rows of sample indices whose lengths together are at most `capacity`.
 
     Args:
         lengths: Positions of each sample, image positions included.
         capacity: Of a row; a longer sample has a row of its own, where the network cuts it.
+        begun: Positions taken already of rows that something else has begun; these rows come first.
 
     Returns:
         Rows in the order in which they were begun; indices within a row in the order of their lengths, longest first.
     """
-    rows: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # (room left, row), sorted
+    rows: list[list[int]] = [[] for _ in begun]
+    rooms = sorted((capacity - taken, row) for row, taken in enumerate(begun))  # (room left, row)
     for index in sorted(range(len(lengths)), key=lambda one: (-lengths[one], one)):
         needed = min(lengths[index], capacity)
         place = bisect.bisect_left(rooms, (needed, -1))

@@ -73,6 +73,7 @@ class StageResult:
         inputs_digest: Over `inputs`.
         weights_digest: Of the weights.
         settings: Threads and library versions the numbers were made with.
+        skipped: Samples that were left out because a picture of theirs cannot be read.
         is_reused: True where an earlier run's result was taken over; not stored.
     """
 
@@ -87,6 +88,7 @@ class StageResult:
     inputs_digest: str
     weights_digest: str
     settings: Mapping[str, str]
+    skipped: tuple[str, ...] = ()
     is_reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -119,9 +121,14 @@ def parse_stage(text: bytes, *, where: str) -> StageResult:
     """
     try:
         values = json.loads(text)
-        return StageResult(**{**values, "losses": tuple(values["losses"])})
+        return stage_result(values)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{where}: is damaged ({error}); train the stage again") from error
+
+
+def stage_result(values: Mapping[str, Any]) -> StageResult:
+    """The record that `StageResult.to_json` gave."""
+    return StageResult(**{**values, "losses": tuple(values["losses"]), "skipped": tuple(values.get("skipped", ()))})
 
 
 def weights_digest(checkpoint: Path) -> str:

@@ -51,7 +51,8 @@ class Replicated:
     def move(self, *, learning_rate: float) -> float:
         """See `Strategy`."""
         self._add_up()
-        norm = nn.utils.clip_grad_norm_(self._weights.values(), self._clip)
+        ordered = [weight for group in self._optimizer.param_groups for weight in group["params"]]
+        norm = nn.utils.clip_grad_norm_(ordered, self._clip)  # added up in the order of one process, to the same bits
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()

@@ -101,9 +101,7 @@ class Checkpoints:
                 if min(flag for (flag,) in self._peers.all_of([float(files is not None)])):
                     assert files is not None
                     self._apply(strategy, shards, files)
-                    return Position(
-                        step=step, losses=tuple(manifest["losses"]), seconds=float(manifest["position"]["seconds"])
-                    )
+                    return _position(manifest)
             if self._peers.leads:
                 log.warning("checkpoint %s/%s is damaged; going back to the one before", self._run, _place(step))
                 self._remove(step)
@@ -153,7 +151,11 @@ class Checkpoints:
             )
         manifest = {
             "inputs": self._inputs,
-            "position": {"step": position.step, "seconds": position.seconds},
+            "position": {
+                "step": position.step,
+                "seconds": position.seconds,
+                "skipped": list(position.skipped),
+            },
             "losses": list(position.losses),
             "shards": shards,
         }
@@ -228,13 +230,13 @@ class Checkpoints:
                 strategy.put(name, cast("Kind", kind), self._peers.hand_out(value, source=source))
 
 
-def patiently(action: Callable[[], T]) -> T:
-    """Do it, and again for a while where the store is out of reach.
+def patiently(action: Callable[[], T], *, patience_s: float | None = None) -> T:
+    """Do it, and again for a while, `PATIENCE_S` if not said otherwise, where the store is out of reach.
 
     Raises:
         OutOfReachError: it stayed so.
     """
-    end, pause_s = time.monotonic() + PATIENCE_S, 0.5
+    end, pause_s = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s), 0.5
     while True:
         try:
             return action()
@@ -248,6 +250,16 @@ def patiently(action: Callable[[], T]) -> T:
 
 def _place(step: int) -> str:
     return f"step-{step:08d}"
+
+
+def _position(manifest: Mapping[str, Any]) -> Position:
+    told = manifest["position"]
+    return Position(
+        step=told["step"],
+        losses=tuple(manifest["losses"]),
+        seconds=float(told["seconds"]),
+        skipped=tuple(told.get("skipped", ())),
+    )
 
 
 def _shards(manifest: Mapping[str, Any] | None) -> list[Shard]:

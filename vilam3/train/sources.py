@@ -113,7 +113,8 @@ def make_feed(recipe: Recipe, *, stage: str, corpus: Path, loaded: Loaded) -> Fe
     datasets = {name: Examples(name, read_samples(path), encoding) for name, path in _files(corpus, settings).items()}
     pictures = Pictures(corpus, size=loaded.config.vision.image_size)
     packing = Packing(capacity=encoding.max_tokens, rows=settings.packed_rows) if settings.packed_rows else None
-    return Feed(datasets, pictures, weights=settings.mixture, seed=recipe.seed, packing=packing)
+    skips = settings.corrupt_images_max > 0
+    return Feed(datasets, pictures, weights=settings.mixture, seed=recipe.seed, packing=packing, skips=skips)
 
 
 def _files(corpus: Path, stage: Stage) -> dict[str, Path]:

@@ -43,11 +43,13 @@ class Position:
         step: Optimizer steps done; the order of samples follows from it, so it is the sampler's state too.
         losses: Loss of each of those steps.
         seconds: Training time spent on them, over all processes.
+        skipped: Names of the samples that were left out because a picture of theirs cannot be read.
     """
 
     step: int = 0
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
+    skipped: tuple[str, ...] = ()
 
 
 def save(folder: Path, learner: Learner, position: Position, *, inputs_digest: str) -> Path:
@@ -106,7 +108,12 @@ def _state(learner: Learner, position: Position) -> dict[str, Any]:
             "python": random.getstate(),
             "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), place, has_gauss, gauss),
         },
-        "position": {"step": position.step, "losses": list(position.losses), "seconds": position.seconds},
+        "position": {
+            "step": position.step,
+            "losses": list(position.losses),
+            "seconds": position.seconds,
+            "skipped": list(position.skipped),
+        },
     }
 
 
@@ -134,4 +141,5 @@ def _load(path: Path, learner: Learner) -> Position:
         step=state["position"]["step"],
         losses=tuple(state["position"]["losses"]),
         seconds=state["position"]["seconds"],
+        skipped=tuple(state["position"].get("skipped", ())),
     )

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from vilam3.errors import DivergedError
+from vilam3.errors import DataError, DivergedError
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
 from vilam3.model.images import MEAN, STD
+from vilam3.model.segments import ALONE
 from vilam3.model.vila import Output, Vila
 from vilam3.settings import Part, Stage
 from vilam3.train.gradients import accumulate
@@ -39,7 +40,7 @@ class Batch:
         num_targets: Targets that the loss will see.
         num_shared: Leading tokens that are the same in all rows and can be run once; see `vilam3.train.prefix`.
         samples: Names of the samples.
-        starts_BT: True where a sample begins, where a row holds several; None where each holds one.
+        starts_BT: How samples begin in rows that hold several, see `vilam3.model.segments`; None where each holds one.
     """
 
     input_ids_BT: Tensor
@@ -95,7 +96,7 @@ def in_lockstep(batch: Batch, *, image_size: int) -> Batch:
         input_ids_BT=torch.cat([batch.input_ids_BT, row_1T]),
         labels_BT=torch.cat([batch.labels_BT, torch.full_like(row_1T, IGNORED_LABEL)]),
         mask_BT=torch.cat([batch.mask_BT, is_first_1T]),
-        starts_BT=None if batch.starts_BT is None else torch.cat([batch.starts_BT, is_first_1T]),
+        starts_BT=None if batch.starts_BT is None else torch.cat([batch.starts_BT, is_first_1T * ALONE]),
         pixels_NCHW=torch.zeros((1, 3, image_size, image_size), dtype=torch.uint8),
         num_shared=0,
     )
@@ -170,13 +171,30 @@ def train_step(
     return StepResult(loss=total, gradient_norm=float(norm), num_targets=num_targets)
 
 
+def refuse_too_many(skipped: Sequence[str], *, most: int) -> None:
+    """Stop where more samples were left out than a stage may do without.
+
+    Raises:
+        DataError: they are named.
+    """
+    if len(skipped) > most:
+        raise DataError(
+            f"{len(skipped)} samples have pictures that cannot be read, more than corrupt_images_max={most}: "
+            f"{_named(skipped)}; mend or remove them, or allow more"
+        )
+
+
 def diverged(loss: float, *, step: int, samples: Sequence[str]) -> DivergedError:
     """The error of a step whose loss is no number."""
-    more = f" and {len(samples) - MOST_NAMED} more" if len(samples) > MOST_NAMED else ""
     return DivergedError(
-        f"step {step}: the loss is {loss} on samples {', '.join(samples[:MOST_NAMED])}{more}; the last checkpoint is "
+        f"step {step}: the loss is {loss} on samples {_named(samples)}; the last checkpoint is "
         "kept; lower learning_rate, or mend or remove these samples"
     )
+
+
+def _named(samples: Sequence[str]) -> str:
+    more = f" and {len(samples) - MOST_NAMED} more" if len(samples) > MOST_NAMED else ""
+    return ", ".join(samples[:MOST_NAMED]) + more
 
 
 def loss_of(model: Vila, batch: Batch, *, precision: torch.dtype, network: Network | None = None) -> Tensor:

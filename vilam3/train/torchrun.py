@@ -1,7 +1,9 @@
 """The launcher for processes that torchrun, Kubeflow Trainer or any other starter of torch has started already."""
 
+import contextlib
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -12,6 +14,7 @@ from vilam3.errors import RecipeError
 from vilam3.train.gang import take_part
 from vilam3.train.order import Order
 from vilam3.train.peers import Peers
+from vilam3.train.preflight import Check, examine
 from vilam3.train.record import StageResult
 from vilam3.train.stage import OnProgress, on_termination
 
@@ -43,6 +46,23 @@ def run(order: Order, *, on_progress: OnProgress | None = None) -> StageResult:
         RecipeError: this process was not started as one of several.
         VilaM3Error: what `vilam3.train.gang.take_part` raises.
     """
+    signals = Signals(on_progress=on_progress)
+    with _joining() as peers, on_termination(signals.stop):
+        return take_part(order, peers=peers, control=signals)
+
+
+def preflight(order: Order) -> tuple[Check, ...]:
+    """What the processes that were started find of their machines, before anything is trained.
+
+    Raises:
+        RecipeError: this process was not started as one of several.
+    """
+    with _joining() as peers:
+        return examine(order, peers=peers)
+
+
+@contextlib.contextmanager
+def _joining() -> Iterator[Peers]:
     missing = [name for name in VARIABLES if name not in os.environ]
     if missing:
         raise RecipeError(
@@ -50,10 +70,8 @@ def run(order: Order, *, on_progress: OnProgress | None = None) -> StageResult:
         )
     device = local_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group(backend_of(device), timeout=TIMEOUT)
-    signals = Signals(on_progress=on_progress)
     try:
-        with on_termination(signals.stop):
-            return take_part(order, peers=joined(device), control=signals)
+        yield joined(device)
     finally:
         distributed.destroy_process_group()
 

@@ -1,14 +1,12 @@
 """Conversations that share a row: each scored as if it were alone, in value and in gradient."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, LlmConfig, VilaConfig, VisionConfig
-from vilam3.model.segments import segment_positions
+from vilam3.model.segments import CONTINUES, OPENING, Segment, positions_of, segments_of
 from vilam3.model.vila import Vila
 
 CONFIG = VilaConfig(
@@ -102,18 +100,54 @@ def test_logits_do_not_change_when_another_conversation_of_the_row_does(model: V
     assert not torch.equal(seen[0][:, :5], seen[1][:, :5])
 
 
+@settings(max_examples=25, deadline=None)
+@given(opening=st.lists(st.integers(1, 63), min_size=1, max_size=9), parts=conversations, pad=st.integers(0, 4))
+def test_an_opening_computed_once_gives_the_loss_and_gradients_of_one_in_every_conversation(
+    model: Vila, opening: Conversation, parts: list[Conversation], pad: int
+) -> None:
+    ids, starts, real, labels = _row(opening, *parts, pad=pad)
+    labels[0, : len(opening)] = IGNORED_LABEL
+    kinds = starts * CONTINUES
+    kinds[0, 0] = OPENING
+    shared = model(ids, _images(*parts), attention_mask_BT=real, labels_BT=labels, starts_BT=kinds)
+    shared_gradients = _gradients(model, shared.loss * shared.num_targets)
+
+    total = torch.zeros((), dtype=torch.float64)
+    for part in parts:
+        ids, _, real, labels = _row([*opening, *part])
+        labels[0, : len(opening) + 1] = IGNORED_LABEL
+        alone = model(ids, _images(part), attention_mask_BT=real, labels_BT=labels)
+        total = total + alone.loss * alone.num_targets
+    torch.testing.assert_close(shared.loss * shared.num_targets, total, rtol=1e-5, atol=1e-5, check_dtype=False)
+    for name, gradient in _gradients(model, total).items():
+        torch.testing.assert_close(shared_gradients[name], gradient, rtol=1e-4, atol=1e-5)
+
+
 @settings(deadline=None)
 @given(parts=conversations, pad=st.integers(0, 4))
 def test_positions_count_from_0_in_every_segment_and_behind_the_last(parts: list[Conversation], pad: int) -> None:
     ids, starts, real, _ = _row(*parts, pad=pad)
-    found = segment_positions(ids, real, starts, tokens_per_image=3)[0].tolist()
+    segments = segments_of(ids, real, starts, tokens_per_image=3, limit=256)
     lengths = [len(part) + 2 * part.count(IMAGE_TOKEN_ID) for part in parts]
-    assert found == [position for length in lengths for position in range(length)]
-    assert all(after in (0, before + 1) for before, after in pairwise(found))
+    assert positions_of(segments, rows=1)[0].tolist() == [place for length in lengths for place in range(length)]
+    assert [one.length for one in segments] == lengths  # padding behind the last one is no position
 
 
 def test_rows_of_unequal_length_keep_their_own_segments() -> None:
     ids = torch.tensor([[1, 2, 3, 4], [1, 2, 0, 0]])
     real = torch.tensor([[True] * 4, [True, True, False, False]])
-    starts = torch.tensor([[True, False, True, False], [True, False, False, False]])
-    assert segment_positions(ids, real, starts, tokens_per_image=3).tolist() == [[0, 1, 0, 1], [0, 1, 0, 1]]
+    starts = torch.tensor([[OPENING, 0, CONTINUES, 0], [1, 0, 0, 0]])
+    segments = segments_of(ids, real, starts, tokens_per_image=3, limit=256)
+    assert positions_of(segments, rows=2).tolist() == [[0, 1, 2, 3], [0, 1, 0, 1]]
+    assert segments[1:] == (
+        Segment(length=2, opening=0),
+        Segment(length=2),
+        Segment(length=2, is_real=False),
+    )
+
+
+def test_what_is_beyond_the_context_is_cut() -> None:
+    ids = torch.tensor([[1, 2, 3, 4, 5]])
+    starts = torch.tensor([[1, 0, 0, 1, 0]])
+    segments = segments_of(ids, torch.ones_like(ids).bool(), starts, tokens_per_image=3, limit=4)
+    assert [one.length for one in segments] == [3, 1]

@@ -86,6 +86,31 @@ def test_two_are_kept_and_all_are_removed_in_the_end(store: FolderStore, moved: 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_two_good_ones_are_there_at_every_moment_once_they_were_written(
+    moved: Replicated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at after every write and every removal."""
+    seen: list[int] = []
+
+    def watched(name: str) -> None:
+        action = getattr(FolderStore, name)
+
+        def act(self: FolderStore, *told: str | bytes | Path) -> None:
+            action(self, *told)
+            seen.append(len(list(tmp_path.rglob("manifest.json"))))
+
+        monkeypatch.setattr(FolderStore, name, act)
+
+    watched("put")
+    watched("delete")
+    saving = checkpoints(FolderStore(tmp_path))
+    for step in range(1, 7):
+        saving.save(moved, Position(step=step, losses=(5.5,) * step))
+    saving.settle()
+    assert min(seen[seen.index(2) :]) == 2
+    assert max(seen) == 3
+
+
 def test_without_its_manifest_nothing_counts_and_the_next_start_sweeps_it(
     store: FolderStore, moved: Replicated, tmp_path: Path
 ) -> None:
