@@ -104,7 +104,8 @@ def model_part(service: vlm.ModelService, *, store: ObjectStore, experts: Mappin
         known.close()
         service.close()
 
-    return Part(install=install, models=lambda: [models.SilentModel()], close=close)
+    health = Health(lambda: str(getattr(service.engine, "lacking", "")))
+    return Part(install=install, models=lambda: [models.SilentModel()], close=close, health=health)
 
 
 def one_expert(name: str, *, experts: Path, place: Place) -> Part:
