@@ -310,7 +310,7 @@ def test_the_whole_volume_can_be_asked_about_and_its_finding_is_gone_to(seen: Se
     seen.shot("15-whole-volume")
     with page.expect_request("**/v1/chat/completions") as sent:
         ask(page, "Is there a hepatic tumor?")
-    assert sent.value.post_data_json["scope"] == "volume"
+    assert json.loads(sent.value.post_data or "")["scope"] == "volume"
     answered(page)
     expect(page.locator(".question")).to_contain_text("asked about the whole volume")
     expect(page.locator("#position-told")).to_have_text("2 / 8")  # the first of the two slices that its box is in

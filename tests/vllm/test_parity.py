@@ -168,7 +168,7 @@ def test_what_is_cancelled_ends_and_what_is_too_much_is_refused(vllm: VllmEngine
 def with_adapter(loaded: Loaded, folder: Path) -> Loaded:
     """Write an adapter in PEFT's format; returns the model with it merged."""
     merged = copy.deepcopy(loaded)
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     generator = torch.Generator().manual_seed(1)
     for name, parameter in merged.model.llm.named_parameters():
         if not name.endswith(("q_proj.weight", "v_proj.weight", "down_proj.weight")):
@@ -191,7 +191,8 @@ def test_an_adapter_says_what_the_model_says_with_it_merged(loaded: Loaded, ours
     engine = VllmEngine(tmp_path / "tiny", options={**IN_PROCESS, "lora": tmp_path / "adapter", "max_lora_rank": RANK})
     for talk in TALKS.values():
         prompt, _ = ours._voice.fit(talk, GREEDY)
-        there, here = (one.trace(prompt.input_ids, prompt.images, max_new=16) for one in (engine, merged))
+        there = engine.trace(prompt.input_ids, prompt.images, max_new=16)
+        here = merged.trace(prompt.input_ids, prompt.images, max_new=16)
         assert there.ids == here.ids
         assert farthest(there, here) < CLOSE
     assert here.ids != ours.trace(prompt.input_ids, prompt.images, max_new=16).ids
