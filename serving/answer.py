@@ -136,7 +136,8 @@ class Service:
 
     def card(self) -> dict[str, Any]:
         """What is said of it."""
-        return cards.card_of(self.model, created=self.started, digest=self.consultant.model_digest)
+        digest, stows = self.consultant.model_digest, self.exports.pacs is not None
+        return cards.card_of(self.model, created=self.started, digest=digest, stows=stows)
 
     async def read(self, work: Callable[[], T]) -> T:
         """Run blocking reading off the event loop."""

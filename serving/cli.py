@@ -34,7 +34,7 @@ BUDGET = ("deadline_s", "expert_seconds", "experts_at_a_time", "per_tenant", "no
 # Which options each role takes, and which of them it needs.
 TAKES: Mapping[str, Sequence[str]] = {
     "single": ("model", "experts", "work", *BUDGET, *engine_options.NAMES),
-    "vlm": ("model", "studies", "work", *engine_options.NAMES),
+    "vlm": ("model", "expert_url", "studies", "work", *engine_options.NAMES),
     "expert": ("expert", "experts", "studies", "work"),
     "orchestrator": (
         "vlm", "expert_url", "studies", "work", "warmup_s", "expert_timeout_s", *BUDGET
@@ -161,7 +161,12 @@ def _part(arguments: argparse.Namespace, place: "Place") -> "Part":
 
     match arguments.role:
         case "vlm":
-            return roles.language_model(arguments.model, place=place, engine=engine_options.choice(arguments))
+            return roles.language_model(
+                arguments.model,
+                place=place,
+                engine=engine_options.choice(arguments),
+                experts=addresses(arguments.expert_url or ()),
+            )
         case "expert":
             return roles.one_expert(arguments.expert, experts=_experts(arguments, place), place=place)
         case "orchestrator":

@@ -6,6 +6,7 @@ answered is told to the model and the reader as a failure, so that a graph witho
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -60,7 +61,7 @@ class ModelStep:
 
     service: ModelService
     studies: StudyStore
-    roster: OnPaper
+    roster: Callable[[], OnPaper]
 
     async def take(self, state: State, request: Request) -> dict[str, Any]:
         """The state with the next reply, or the finished completion."""
@@ -72,7 +73,7 @@ class ModelStep:
     def _take(self, state: State, tenant: str, flow: Flow[str, Any]) -> dict[str, Any]:
         inquiry = self._inquire(state, tenant)
         state = self._begun(state, inquiry, tenant)
-        grammar = self.roster.grammar(several=state.several)
+        grammar = self.roster().grammar(several=state.several)
         for call in state.calls:
             state = state.answered(Told(expert=call.expert, argument=call.argument, error=NO_STEP))
         reached = replay(inquiry.asking, grammar, _said(state))
@@ -90,7 +91,7 @@ class ModelStep:
         if state.study is not None:
             check_owner(self.service.tenants, tenant, state.study)
             named = self.studies.shelf.get(state.study)
-        consultant = Consultant(engine=self.service.engine, experts=self.roster, dialect=self.service.dialect)
+        consultant = Consultant(engine=self.service.engine, experts=self.roster(), dialect=self.service.dialect)
         return prepare(state, tenant=tenant, studies=self.studies, consultant=consultant, named=named)
 
     def _begun(self, state: State, inquiry: Inquiry, tenant: str) -> State:

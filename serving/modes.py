@@ -114,14 +114,17 @@ def kserve(models: Models, front: Front, *, on_ready: OnReady) -> None:
 def _part(name: str, models: Models, front: Front, urls: Mapping[str, str]) -> list[str]:
     where = ["--port", urls[name].rpartition(":")[2], "--studies", front.studies]
     if name == MODEL:
-        return ["serve", "--role", "vlm", "--model", str(models.model), *where]
+        return ["serve", "--role", "vlm", "--model", str(models.model), *_addresses(urls), *where]
     return ["serve", "--role", "expert", "--expert", name, "--experts", str(models.experts), *where]
 
 
 def _orchestrator(front: Front, urls: Mapping[str, str]) -> list[str]:
-    experts = [word for name, url in urls.items() if name != MODEL for word in ("--expert-url", f"{name}={url}")]
     shared = ["--vlm", urls[MODEL], "--studies", front.studies]
-    return ["serve", "--role", "orchestrator", *shared, *experts, *front.options()]
+    return ["serve", "--role", "orchestrator", *shared, *_addresses(urls), *front.options()]
+
+
+def _addresses(urls: Mapping[str, str]) -> list[str]:
+    return [word for name, url in urls.items() if name != MODEL for word in ("--expert-url", f"{name}={url}")]
 
 
 def _route(fleet: Fleet, urls: Mapping[str, str], on_ready: OnReady) -> None:

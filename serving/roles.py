@@ -1,6 +1,6 @@
 """What a process serves by its role: everything (`single`), or one part of the graph."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from serving import app, engine_metrics, expert, graph, metrics, models, orchestrator, vlm, watched
 from serving.answer import Service, Terms
 from serving.health import Health
+from serving.introductions import Introductions
 from serving.lanes import Lane
 from serving.server import Part
 from serving.studies import StudyStore
@@ -16,8 +17,6 @@ from serving.tenants import Tenants
 from vilam3.consultant import load
 from vilam3.engines import EngineChoice
 from vilam3.errors import UserError
-from vilam3.experts.facts import ARGUMENTS
-from vilam3.experts.roster import Listed, published
 from vilam3.objects import FolderStore, ObjectStore, open_store
 from vilam3.services.engine import RemoteEngine
 from vilam3.services.experts import RemoteExperts
@@ -67,14 +66,17 @@ def single(model: str, *, experts: Path | None, place: Place, terms: Terms, engi
     return _public(service, ends=consultant.engine.close)
 
 
-def language_model(model: str, *, place: Place, engine: EngineChoice, known: Sequence[str] = tuple(ARGUMENTS)) -> Part:
+def language_model(model: str, *, place: Place, engine: EngineChoice, experts: Mapping[str, str] | None = None) -> Part:
     """The language model alone.
 
     Args:
         model: Checkpoint directory or registered version.
         place: Where it works.
         engine: What runs it.
-        known: Experts that a graph's switch may ask.
+        experts: Address by name of what a graph's switch may ask beyond the published experts.
+
+    Raises:
+        UserError: an address is none.
     """
     consultant = load(model, engine=engine)
     engine_metrics.watch(consultant.engine)
@@ -86,19 +88,24 @@ def language_model(model: str, *, place: Place, engine: EngineChoice, known: Seq
         replies=vlm.lane(slots=engine.slots, waiting=engine.waiting),
     )
     metrics.declare((metrics.VLM,))
-    return model_part(service, store=place.any_store(), known=known)
+    return model_part(service, store=place.any_store(), experts=experts or {})
 
 
-def model_part(service: vlm.ModelService, *, store: ObjectStore, known: Sequence[str]) -> Part:
+def model_part(service: vlm.ModelService, *, store: ObjectStore, experts: Mapping[str, str]) -> Part:
     """The routes of the language model on an engine that is loaded."""
-    listed = [published(name) or Listed(name=name) for name in known]
-    step = graph.ModelStep(service=service, studies=StudyStore(Shelf(store)), roster=graph.OnPaper(listed))
+    known = Introductions(experts)
+    step = graph.ModelStep(service=service, studies=StudyStore(Shelf(store)), roster=known.roster)
 
     def install(application: FastAPI) -> None:
         vlm.install(application, service)
         graph.install(application, step)
 
-    return Part(install=install, models=lambda: [models.SilentModel()], close=service.close)
+    def close() -> None:
+        known.close()
+        service.close()
+
+    health = Health(lambda: str(getattr(service.engine, "lacking", "")))
+    return Part(install=install, models=lambda: [models.SilentModel()], close=close, health=health)
 
 
 def one_expert(name: str, *, experts: Path, place: Place) -> Part:

@@ -26,11 +26,13 @@ from tests.chart import (
     pods,
     render,
     run_helm,
+    template,
     values_file,
 )
 from tests.contract.commands import exit_code
 from vilam3 import platform
 from vilam3.cli.main import build_parser
+from vilam3.experts.denoise import Denoise
 from vilam3.experts.fitting import fit_of, fittable
 from vilam3.experts.registry import GROUP
 from vilam3.experts.trigger import PUBLISHED_ORDER
@@ -202,6 +204,28 @@ def test_pipelines_run_in_the_images_of_the_installation() -> None:
         assert IMAGE not in rendered
         for one in of_kind(rendered, "PipelineVersion").values():
             assert one["spec"]["platformSpec"]["platforms"]["kubernetes"]
+
+
+def test_an_expert_gets_the_weights_of_those_it_needs() -> None:
+    """DENOISE restores by its own weights and segments by VISTA3D's; its registry looks for both in one directory."""
+    changes: dict[str, Any] = {"experts": {"denoise": {"enabled": True, "model": "s3://vilam3/experts/denoise"}}}
+    predictor = of_kind(render("gpu", changes=changes), "InferenceService")[f"{RELEASE}-denoise"]["spec"]["predictor"]
+    assert predictor["storageUris"] == [
+        {"uri": "s3://vilam3/experts/denoise", "mountPath": "/mnt/models/denoise"},
+        {"uri": "s3://vilam3/experts/vista3d", "mountPath": "/mnt/models/vista3d"},
+    ]
+    assert [name.upper() for name in DEFAULTS["experts"]["denoise"]["needs"]] == list(Denoise.needs)
+    changes["experts"]["vista3d"] = {"enabled": False}
+    assert "experts.denoise.needs: vista3d is not enabled" in template("gpu", changes=changes).stderr
+
+
+def test_the_model_of_a_graph_is_told_where_added_experts_are() -> None:
+    changes = {"experts": {"denoise": {"enabled": True, "model": "s3://vilam3/experts/denoise"}}}
+    words = dict(command_lines(render("gpu", changes=changes)))
+    host = f"{RELEASE}-denoise-predictor.{NAMESPACE}.svc"
+    assert f"DENOISE=http://{host}" in words[f"InferenceService/{RELEASE}-vlm"]
+    without = dict(command_lines(render("gpu", changes={"serving": {"graph": False}})))
+    assert "--expert-url" not in without[f"InferenceService/{RELEASE}-vlm"]
 
 
 def test_a_version_of_a_pipeline_is_named_by_its_content() -> None:

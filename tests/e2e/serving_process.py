@@ -52,7 +52,7 @@ def _part(given: argparse.Namespace, place: Place) -> Part:
     experts = SlowExperts(seconds=given.expert_s, holds_processor=given.holds_processor)
     if given.role == "vlm":
         model = ModelService(engine=engine, digest=DIGEST, dialect="demo", tenants=place.tenants)
-        return model_part(model, store=place.any_store(), known=("CXR", "VISTA3D", "BRATS"))
+        return model_part(model, store=place.any_store(), experts={})
     if given.role == "expert":
         shelf = Shelf(place.shared(role="expert"))
         return expert_part(

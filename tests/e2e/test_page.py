@@ -299,6 +299,30 @@ def test_a_radiograph_is_a_picture_and_its_scores_a_table(seen: Seen, radiograph
     expect(page.locator(".finding tr.likely")).to_contain_text("90 %")
 
 
+def test_the_whole_volume_can_be_asked_about_and_its_finding_is_gone_to(seen: Seen, ct: Path) -> None:
+    page = seen.page
+    upload(page, ct)
+    volume_shown(page)
+    expect(page.locator("#about")).to_have_text("about slice 5")
+    tabbed_to(page, "#whole-volume")
+    page.keyboard.press("Space")
+    expect(page.locator("#about")).to_have_text("about all 8 slices")
+    seen.shot("15-whole-volume")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        ask(page, "Is there a hepatic tumor?")
+    assert json.loads(sent.value.post_data or "")["scope"] == "volume"
+    answered(page)
+    expect(page.locator(".question")).to_contain_text("asked about the whole volume")
+    expect(page.locator("#position-told")).to_have_text("2 / 8")  # the first of the two slices that its box is in
+    seen.shot("16-whole-volume-answer")
+
+
+def test_a_picture_has_no_volume_to_ask_about(seen: Seen, radiograph: Path) -> None:
+    upload(seen.page, radiograph)
+    expect(seen.page.locator("#about")).to_have_text("about this picture")
+    expect(seen.page.locator("#whole-field")).to_be_hidden()
+
+
 def test_another_study_begins_another_conversation(seen: Seen, ct: Path, radiograph: Path) -> None:
     page = seen.page
     asked_about_the_tumor(page, ct)

@@ -1,12 +1,14 @@
 """The generated InferenceGraph holds together for any number of rounds and experts."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.experts.bundles import write_small
 from vilam3.cli.main import main
 from vilam3.errors import UserError
 from vilam3.experts.facts import ARGUMENTS
@@ -76,6 +78,16 @@ def test_addresses_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     own = "http://vilam3-brats-predictor.default.svc.cluster.local/v1/graph"
     assert urls == ["http://c:2/v1/graph", own, "http://m:1/v1/graph/pass"]
     assert "namespace" not in made["metadata"]
+
+
+def test_the_experts_of_a_directory_can_be_meant_added_ones_included(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_small(tmp_path / "vista3d")
+    write_small(tmp_path / "denoise")
+    main(["graph", "--rounds", "1", "--experts", str(tmp_path)])
+    steps = json.loads(capsys.readouterr().out)["spec"]["nodes"]["experts"]["steps"]
+    assert [step["name"] for step in steps] == ["vista3d", "denoise", "pass"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 Runs where vLLM is installed, by ``make test-vllm``; both engines are in this process, in float32.
 """
 
+import copy
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,17 +15,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from vilam3.dialogue.messages import Engine, Generation, Message, Sampling
 from vilam3.errors import BusyError, DataError, UserError
 from vilam3.model.checkpoint import Loaded, fresh, save
 from vilam3.model.config import VilaConfig
 from vilam3.model.engine import TorchEngine
+from vilam3.model.engine import Trace as OurTrace
 from vilam3.model.tokenizer import train_tiny
 
 pytest.importorskip("vllm", reason="vLLM is not in this environment; make test-vllm makes one that has it")
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-from vilam3_vllm.engine import VllmEngine
+from vilam3_vllm.engine import Trace, VllmEngine
 
 TEXTS = ("Is there a hepatic tumor in this CT image? yes no", "Let me trigger <VISTA3D(hepatic tumor)>.")
 IN_PROCESS = {
@@ -32,7 +36,11 @@ IN_PROCESS = {
     "max_model_len": 1024,
     "dtype": "float32",
     "kv_cache_memory_bytes": 256 * 2**20,
+    "max_logprobs": -1,
 }
+HIDDEN = 128  # four heads of 32: vLLM's attention on processors takes none of the preset's 40
+CLOSE = 1e-4
+RANK, ALPHA = 8, 16
 GREEDY = Sampling(max_new_tokens=16)
 
 
@@ -40,7 +48,8 @@ GREEDY = Sampling(max_new_tokens=16)
 def loaded() -> Loaded:
     """The tiny preset with random weights, large enough that a mistake moves the logits."""
     torch.manual_seed(0)
-    config = VilaConfig.preset("tiny")
+    tiny = VilaConfig.preset("tiny")
+    config = replace(tiny, llm=replace(tiny.llm, hidden_size=HIDDEN))
     made = fresh(config, train_tiny(TEXTS * 5, vocab_size=400))
     with torch.no_grad():
         for name, parameter in made.model.named_parameters():
@@ -87,6 +96,15 @@ TALKS = {
 }
 
 
+def farthest(there: Trace, here: OurTrace) -> float:
+    """The greatest difference of a log-probability, over all tokens of the vocabulary at each place."""
+    return max(
+        abs(told[token] - float(logprob))
+        for told, logprobs_V in zip(there.logprobs, here.logprobs_TV, strict=True)
+        for token, logprob in enumerate(logprobs_V)
+    )
+
+
 @pytest.mark.parametrize("talk", TALKS)
 def test_tokens_and_log_probabilities_are_the_same(vllm: VllmEngine, ours: TorchEngine, talk: str) -> None:
     """Twice, the second time with what both engines remember."""
@@ -95,9 +113,7 @@ def test_tokens_and_log_probabilities_are_the_same(vllm: VllmEngine, ours: Torch
         here = ours.trace(prompt.input_ids, prompt.images, max_new=16)
         there = vllm.trace(prompt.input_ids, prompt.images, max_new=16)
         assert there.ids == here.ids
-        for told, logprobs_V in zip(there.logprobs, here.logprobs_TV, strict=True):
-            assert len(told) >= len(logprobs_V)
-            assert max(abs(told[token] - float(logprob)) for token, logprob in enumerate(logprobs_V)) < 1e-4
+        assert farthest(there, here) < CLOSE
 
 
 def test_both_are_engines_and_say_the_same_together(vllm: VllmEngine, ours: TorchEngine) -> None:
@@ -147,6 +163,40 @@ def test_what_is_cancelled_ends_and_what_is_too_much_is_refused(vllm: VllmEngine
         assert last.finish_reason == "cancelled"
     assert vllm.generate([TALKS["no image"]], GREEDY)[0].finish_reason == "length"
     assert vllm.stats().running == 0
+
+
+def with_adapter(loaded: Loaded, folder: Path) -> Loaded:
+    """Write an adapter in PEFT's format; returns the model with it merged."""
+    merged = copy.deepcopy(loaded)
+    tensors: dict[str, torch.Tensor] = {}
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in merged.model.llm.named_parameters():
+        if not name.endswith(("q_proj.weight", "v_proj.weight", "down_proj.weight")):
+            continue
+        down = 0.2 * torch.randn(RANK, parameter.shape[1], generator=generator)
+        up = 0.2 * torch.randn(parameter.shape[0], RANK, generator=generator)
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        tensors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+        parameter.data += ALPHA / RANK * up @ down
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    told = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    return merged
+
+
+def test_an_adapter_says_what_the_model_says_with_it_merged(loaded: Loaded, ours: TorchEngine, tmp_path: Path) -> None:
+    save(loaded, tmp_path / "tiny")
+    merged = TorchEngine(with_adapter(loaded, tmp_path / "adapter"))
+    engine = VllmEngine(tmp_path / "tiny", options={**IN_PROCESS, "lora": tmp_path / "adapter", "max_lora_rank": RANK})
+    for talk in TALKS.values():
+        prompt, _ = ours._voice.fit(talk, GREEDY)
+        there = engine.trace(prompt.input_ids, prompt.images, max_new=16)
+        here = merged.trace(prompt.input_ids, prompt.images, max_new=16)
+        assert there.ids == here.ids
+        assert farthest(there, here) < CLOSE
+    assert here.ids != ours.trace(prompt.input_ids, prompt.images, max_new=16).ids
+    engine.close()
 
 
 def test_a_prompt_with_the_padding_token_is_refused(vllm: VllmEngine) -> None:

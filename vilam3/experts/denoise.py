@@ -23,6 +23,7 @@ from vilam3.experts.bundle import Bundle
 from vilam3.experts.facts import GROUPS
 from vilam3.experts.findings import Origin, middle
 from vilam3.experts.protocol import ExpertResult, Measurement, Point, Watch, refuse_points, unwatched
+from vilam3.experts.vista3d import NAME as VISTA3D
 from vilam3.experts.vista3d import Vista3d
 from vilam3.experts.vista3d import create as create_vista3d
 from vilam3.experts.warmth import volumes_study
@@ -48,6 +49,7 @@ class Denoise:
     modality: Modality = "CT"
     card: str = CARD
     arguments: tuple[str, ...] = (PICTURE, *GROUPS)
+    needs: tuple[str, ...] = (VISTA3D,)
 
     def __init__(self, bundle: Bundle, vista3d: Vista3d | None) -> None:
         """Wrap an opened bundle, and what segments after it."""

@@ -163,6 +163,7 @@ def _describe(expert: Expert) -> dict[str, Any]:
         "name": expert.name,
         "modality": expert.modality,
         "arguments": list(expert.arguments),
+        "needs": list(getattr(expert, "needs", ())),  # experts whose weights it uses where they lie beside its own
         "version": getattr(bundle or plan, "version", ""),
         "weights_digest": getattr(bundle or expert, "known_digest", ""),
         "intended_use": metadata.get("intended_use", "") or getattr(plan, "intended_use", ""),

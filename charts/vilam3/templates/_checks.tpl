@@ -42,6 +42,11 @@
 {{- if and (ne $.Values.serving.mode "kserve") (hasPrefix "oci://" (toString $part.model)) }}{{ $problems = append $problems (printf "%s.model: oci:// is mounted by KServe alone; use pvc:// or s3://, or serving.mode=kserve" $name) }}{{ end -}}
 {{- if and (hasPrefix "models:/" (toString $part.model)) (not (include "vilam3.mlflow.uri" $)) }}{{ $problems = append $problems (printf "%s.model: models:/ names a version in MLflow, and there is none; set mlflow.enabled or mlflow.uri" $name) }}{{ end -}}
 {{- end -}}
+{{- range $name := splitList " " (include "vilam3.experts" .) | compact -}}
+{{- range (index $.Values.experts $name).needs -}}
+{{- if not (dig . "enabled" false $.Values.experts) }}{{ $problems = append $problems (printf "experts.%s.needs: %s is not enabled, so its weights are nowhere; enable it or leave it out" $name .) }}{{ end -}}
+{{- end -}}
+{{- end -}}
 {{- if lt (int .Values.serving.answerTimeoutSeconds) (int .Values.serving.expertTimeoutSeconds) }}{{ $problems = append $problems (printf "serving.answerTimeoutSeconds=%d is less than serving.expertTimeoutSeconds=%d: no answer could await its expert; raise the first" (int .Values.serving.answerTimeoutSeconds) (int .Values.serving.expertTimeoutSeconds)) }}{{ end -}}
 {{- if and .Values.mlflow.enabled .Values.mlflow.uri }}{{ $problems = append $problems "mlflow.uri names an MLflow that exists and mlflow.enabled installs another; unset one of them" }}{{ end -}}
 {{- if and .Values.pipelines.enabled (not (include "vilam3.mlflow.uri" .)) }}{{ $problems = append $problems "pipelines.enabled: a pipeline registers its model in MLflow, and there is none; set mlflow.enabled or mlflow.uri" }}{{ end -}}

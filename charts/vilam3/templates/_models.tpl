@@ -16,12 +16,18 @@ A model is {name, uri, path}: `path` is where its weights appear. Arguments: (li
 
 {{/* For KServe's predictor. */}}
 {{- define "vilam3.models.storage" -}}
+{{- $fetched := list }}
 {{- range last . }}
 {{- if or (hasPrefix "s3://" .uri) (hasPrefix "oci://" .uri) }}
-storageUris:
-  - uri: {{ .uri | quote }}
-    mountPath: {{ .path }}
+{{- $fetched = append $fetched (dict "uri" .uri "mountPath" .path) }}
 {{- end }}
+{{- end }}
+{{- with $fetched }}
+storageUris:
+  {{- range . }}
+  - uri: {{ .uri | quote }}
+    mountPath: {{ .mountPath }}
+  {{- end }}
 {{- end }}
 {{- end }}
 
@@ -89,6 +95,17 @@ storageUris:
 {{- define "vilam3.models.areFetched" -}}
 {{- $root := first . }}
 {{- range last . }}{{ include "vilam3.model.isFetched" (list $root .) }}{{ end -}}
+{{- end }}
+
+{{/* Models of one expert's pod, as JSON: its own and those of the experts that it needs: (list $ name). */}}
+{{- define "vilam3.models.expert" -}}
+{{- $root := first . -}}
+{{- $models := list -}}
+{{- range prepend ((index $root.Values.experts (last .)).needs | default list) (last .) -}}
+{{- $expert := index $root.Values.experts . -}}
+{{- $models = append $models (dict "name" . "uri" $expert.model "path" (printf "/mnt/models/%s" $expert.bundle)) -}}
+{{- end -}}
+{{- toJson $models -}}
 {{- end }}
 
 {{/* All models of an installation in one pod, as JSON: the VLM, and each enabled expert where its registry looks. */}}

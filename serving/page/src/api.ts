@@ -18,9 +18,13 @@ export class Refused extends Error {
 export interface Model {
   id: string;
   digest: string;
+  /** Whether segmentations can be stored in a PACS from here. */
+  stows?: boolean;
 }
 
 export class Api {
+  /** Whether the server knows a PACS. */
+  stows = false;
   private key = sessionStorage.getItem(KEY) ?? "";
 
   get hasKey(): boolean {
@@ -35,7 +39,14 @@ export class Api {
 
   async model(): Promise<Model | undefined> {
     const { data } = await this.json<{ data: Model[] }>("v1/models");
+    this.stows = data[0]?.stows ?? false;
     return data[0];
+  }
+
+  /** Store the segmentations of an answer in the PACS; tells how many are there now. */
+  async stow(answer: string): Promise<number> {
+    const response = await this.request(`v1/results/${answer}/stow`, { method: "POST" });
+    return ((await response.json()) as { stored: unknown[] }).stored.length;
   }
 
   async studies(): Promise<Study[]> {

@@ -5,6 +5,7 @@ import { Refused, type Api } from "./api.ts";
 import { byId, element } from "./element.ts";
 import { Conversation, type Asked } from "./question.ts";
 import { save } from "./saving.ts";
+import { stowing } from "./stowing.ts";
 import { suggestionsFor } from "./suggestions.ts";
 import { Turn, type TurnSurroundings } from "./turn.ts";
 import type { Viewer } from "./viewer.ts";
@@ -16,6 +17,7 @@ export class Chat {
   private readonly api: Api;
   private readonly viewer: Viewer;
   private readonly question = byId("question", HTMLTextAreaElement);
+  private readonly whole = byId("whole-volume", HTMLInputElement);
   private readonly log = byId("log", HTMLElement);
   private readonly turns = byId("turns", HTMLElement);
   private readonly conversation = new Conversation();
@@ -40,22 +42,35 @@ export class Chat {
       const { scrollHeight, scrollTop, clientHeight } = this.log;
       this.isAtEnd = scrollHeight - scrollTop - clientHeight < NEAR_THE_END;
     });
+    this.whole.addEventListener("change", () => this.see());
     byId("stop", HTMLButtonElement).addEventListener("click", () => this.running?.abort());
     byId("anew", HTMLButtonElement).addEventListener("click", () => this.clear());
   }
 
   /** The stage has moved, so a question would be about something else. */
   see(): void {
-    const { shownStudy, sliceIndex } = this.viewer;
-    const about = shownStudy ? (sliceIndex === undefined ? "about this picture" : `about slice ${sliceIndex + 1}`) : "without a study";
-    byId("about", HTMLElement).textContent = about;
+    byId("whole-field", HTMLElement).hidden = !this.hasSlices;
+    byId("about", HTMLElement).textContent = this.about();
     this.suggest();
+  }
+
+  private get hasSlices(): boolean {
+    const { shownStudy, sliceIndex } = this.viewer;
+    return shownStudy !== undefined && sliceIndex !== undefined && shownStudy.num_slices > 1;
+  }
+
+  private about(): string {
+    const { shownStudy, sliceIndex } = this.viewer;
+    if (!shownStudy) return "without a study";
+    if (sliceIndex === undefined) return "about this picture";
+    return this.hasSlices && this.whole.checked ? `about all ${shownStudy.num_slices} slices` : `about slice ${sliceIndex + 1}`;
   }
 
   /** Another study: another patient perhaps, so nothing said before goes with it. */
   clear(): void {
     this.running?.abort();
     this.conversation.clear();
+    this.whole.checked = false;
     this.turns.replaceChildren();
     byId("welcome", HTMLElement).hidden = false;
     byId("anew", HTMLElement).hidden = true;
@@ -85,7 +100,7 @@ export class Chat {
   private asked(): Omit<Asked, "text"> {
     const withExperts = byId("with-experts", HTMLInputElement).checked;
     const { shownStudy: study, sliceIndex, modality } = this.viewer;
-    return { study, sliceIndex, modality, withExperts };
+    return { study, sliceIndex, modality, withExperts, wholeVolume: this.hasSlices && this.whole.checked };
   }
 
   private async ask(asked: Asked): Promise<void> {
@@ -126,6 +141,7 @@ export class Chat {
     if (!answer) throw new Refused("The answer broke off before its end; ask again.", 500);
     this.conversation.answered(turn.asked, answer.answer);
     this.report(turn, id);
+    if (this.api.stows && answer.expert_calls.some((call) => call.segmentation_url)) turn.offer(stowing(this.api, id));
   }
 
   /** Offer the answer with everything measured, as a document. */

@@ -7,6 +7,8 @@ export interface Asked {
   study: Study | undefined;
   /** Axial slice, from 0. */
   sliceIndex: number | undefined;
+  /** About all slices at once; no slice is sent with it. */
+  wholeVolume: boolean;
   /** What the study is read as, where the reader knows better than its files. */
   modality: string | undefined;
   withExperts: boolean;
@@ -24,7 +26,8 @@ export class Conversation {
       messages: [...this.past, this.message(asked)],
       experts: asked.withExperts,
     };
-    if (asked.study && asked.sliceIndex !== undefined) request.slice_index = asked.sliceIndex;
+    if (asked.study && asked.wholeVolume) request.scope = "volume";
+    else if (asked.study && asked.sliceIndex !== undefined) request.slice_index = asked.sliceIndex;
     if (asked.study && asked.modality) request.modality = asked.modality;
     return request;
   }
@@ -49,5 +52,5 @@ export class Conversation {
 }
 
 function sight(asked: Asked): string {
-  return asked.study ? `${asked.study.id}#${asked.sliceIndex ?? ""}` : "";
+  return asked.study ? `${asked.study.id}#${asked.wholeVolume ? "volume" : (asked.sliceIndex ?? "")}` : "";
 }

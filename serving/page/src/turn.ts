@@ -85,10 +85,11 @@ export class Turn {
   }
 
   private question(): HTMLElement {
-    const { study, sliceIndex, text } = this.asked;
+    const { study, sliceIndex, wholeVolume, text } = this.asked;
     const said = element("div", { class: "question" }, element("p", { class: "who" }, "You"), element("p", { class: "text" }, text));
     if (!study) return said;
-    const about = sliceIndex === undefined ? described(study) : `${described(study)} · asked about slice ${sliceIndex + 1}`;
+    const place = wholeVolume ? " · asked about the whole volume" : sliceIndex === undefined ? "" : ` · asked about slice ${sliceIndex + 1}`;
+    const about = `${described(study)}${place}`;
     const back = element("button", { type: "button", class: "link quiet" }, about);
     back.addEventListener("click", () => this.around.revisit(this.asked));
     said.append(back);
@@ -100,7 +101,7 @@ export class Turn {
     if (spoken) this.reply.insertBefore(element("p", { class: "step" }, spoken), this.text);
     this.pieces = this.content = "";
     this.write("");
-    const finding = new Finding(expert, argument, this.around);
+    const finding = new Finding(expert, argument, this.asked.wholeVolume ? led(this.around) : this.around);
     this.findings.set(index, finding);
     this.reply.insertBefore(finding.root, this.text);
     this.around.announce(`The model consults ${expert} ${argument}`);
@@ -124,4 +125,9 @@ export class Turn {
   offer(...actions: HTMLElement[]): void {
     this.reply.append(element("p", { class: "downloads" }, ...actions));
   }
+}
+
+/** Of a whole volume the reader has chosen no slice, so a finding leads to its own. */
+function led(around: TurnSurroundings): TurnSurroundings {
+  return { ...around, show: (call, labels) => around.show(call, labels, true) };
 }

@@ -81,6 +81,7 @@ export interface ChatRequest {
   stream: true;
   messages: Message[];
   slice_index?: number;
+  scope?: "volume";
   modality?: string;
   experts?: boolean;
 }

@@ -7,7 +7,7 @@ import type { Study } from "../src/wire.ts";
 const study: Study = { id: "study-1", modality: "CT", num_slices: 9, num_views: 1, volumes: [""], series: "s", warnings: [], created: 0 };
 
 function asked(changes: Partial<Asked> = {}): Asked {
-  return { text: "Is there a tumor?", study, sliceIndex: 4, modality: undefined, withExperts: true, ...changes };
+  return { text: "Is there a tumor?", study, sliceIndex: 4, wholeVolume: false, modality: undefined, withExperts: true, ...changes };
 }
 
 function images(conversation: Conversation, question: Asked): boolean[] {
@@ -26,6 +26,15 @@ test("another slice is shown to the model again", () => {
   conversation.answered(asked(), "yes");
   assert.deepEqual(images(conversation, asked({ sliceIndex: 5 })), [true, false, true]);
   assert.equal(conversation.request(asked({ sliceIndex: 5 })).slice_index, 5);
+});
+
+test("a question about the whole volume names no slice, and shows the study again", () => {
+  const conversation = new Conversation();
+  conversation.answered(asked(), "yes");
+  const request = conversation.request(asked({ wholeVolume: true }));
+  assert.equal(request.scope, "volume");
+  assert.equal("slice_index" in request, false);
+  assert.deepEqual(images(conversation, asked({ wholeVolume: true })), [true, false, true]);
 });
 
 test("a question that was not answered leaves nothing behind", () => {

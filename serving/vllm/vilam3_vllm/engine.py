@@ -103,6 +103,11 @@ class VllmEngine:
         """See `Engine.stats`."""
         return self._stepping.stats()
 
+    @property
+    def lacking(self) -> str:
+        """Why it can answer nothing any more, or nothing."""
+        return self._stepping.lacking
+
     def close(self) -> None:
         """End what is in flight as cancelled, and vLLM's processes."""
         self._stepping.close()

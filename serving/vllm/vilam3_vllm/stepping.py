@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from vllm import SamplingParams
+from vllm.exceptions import VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -70,6 +71,7 @@ class Stepping:
         self._running: dict[str, Asked] = {}
         self._lock = threading.Lock()
         self._in_flight = 0
+        self.lacking = ""  # why nothing can be computed any more, or nothing
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
 
@@ -115,7 +117,8 @@ class Stepping:
         while True:
             try:
                 if not self._take_in():
-                    self._drop(list(self._running))
+                    if not self.lacking:
+                        self._drop(list(self._running))
                     return
                 self._drop([number for number, asked in self._running.items() if asked.mailbox.cancelled.is_set()])
                 for output in self._engine.step() if self._running else ():
@@ -123,8 +126,9 @@ class Stepping:
             except Exception as error:  # noqa: BLE001 - whatever it is, callers must not wait for ever
                 kind = type(error).__name__
                 log.error("vllm failed: %s", kind)  # noqa: TRY400 - a message may quote a prompt
+                self.lacking = f"engine: vLLM failed ({kind}) and does not recover; see its log and restart it"
                 for number in list(self._running):
-                    self._leave(self._running.pop(number), EngineError(f"engine: vLLM failed ({kind}); see its log"))
+                    self._leave(self._running.pop(number), EngineError(self.lacking))
 
     def _take_in(self) -> bool:
         """Pass on what has come; waits a moment where there is nothing to do. False when closed."""
@@ -138,12 +142,19 @@ class Stepping:
 
     def _pass_on(self, asked: Asked) -> None:
         number = str(next(self._numbers))
+        if self.lacking:
+            self._leave(asked, EngineError(self.lacking))
+            return
         try:
             self._engine.add_request(
                 number, asked.prompt, asked.params, lora_request=self._adapter, priority=asked.priority
             )
-        except ValueError as error:  # vLLM refuses a request so, such as a pattern that it cannot compile
+        except (ValueError, VLLMClientError) as error:  # a refusal, such as of a pattern that it cannot compile
             self._leave(asked, DataError(f"engine: {str(error).splitlines()[0]}"))
+            return
+        except Exception as error:  # noqa: BLE001 - likewise
+            log.error("vllm did not take a request: %s", type(error).__name__)  # noqa: TRY400 - likewise
+            self._leave(asked, EngineError("engine: vLLM failed to take this request; see its log"))
             return
         self._running[number] = asked
 

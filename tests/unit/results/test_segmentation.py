@@ -130,6 +130,18 @@ def test_each_frame_names_the_image_it_lies_on(tmp_path: Path, kind: str) -> Non
             assert int(image.ReferencedFrameNumber) == plane.frame + 1
 
 
+def test_run_lengths_are_those_of_another_encoder(tmp_path: Path) -> None:
+    """Byte for byte, with frames and rows of an odd number of voxels."""
+    study = study_on(make.Grid(), tmp_path)
+    assert study.source is not None
+    read = pydicom.dcmread(io.BytesIO(encode(mask_of(study, tmp_path), study.source, author=AUTHOR)))
+    count = int(read.NumberOfFrames)
+    ours = list(pydicom.encaps.generate_frames(read.PixelData, number_of_frames=count))
+    read.decompress()
+    read.compress(pydicom.uid.RLELossless, encoding_plugin="pylibjpeg", generate_instance_uid=False)
+    assert ours == list(pydicom.encaps.generate_frames(read.PixelData, number_of_frames=count))
+
+
 def test_a_missing_slice_keeps_its_place(tmp_path: Path) -> None:
     study = study_on(make.Grid(), tmp_path, skip=(2,))
     assert study.source is not None

@@ -35,7 +35,7 @@ def model_client(shelf: Shelf, *, keys: tuple[str, ...] = ()) -> TestClient:
     service = vlm.ModelService(engine=RuleEngine(), digest="d" * 64, dialect="demo", tenants=Tenants(keys))
     roster = graph.OnPaper([known for name in ARGUMENTS if (known := published(name))])
     vlm.install(app, service)
-    graph.install(app, graph.ModelStep(service=service, studies=StudyStore(shelf), roster=roster))
+    graph.install(app, graph.ModelStep(service=service, studies=StudyStore(shelf), roster=lambda: roster))
     return TestClient(app, raise_server_exceptions=False)
 
 

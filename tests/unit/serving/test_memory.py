@@ -1,6 +1,7 @@
 """What experts have found is given again: to the same question, about the same images, of the same tenant and model."""
 
 import gzip
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -41,6 +42,19 @@ def test_the_same_question_is_not_computed_twice(client: TestClient, experts: Sl
     assert np.array_equal(voxels[0], voxels[1])
     assert voxels[0].any()
     assert client.get(second["expert_calls"][0]["overlay_url"]).content.startswith(b"\x89PNG")
+
+
+def test_the_same_question_asked_by_two_at_a_time_is_computed_once(
+    client: TestClient, experts: SlowExperts, volume: bytes
+) -> None:
+    experts.seconds = 1.0
+    question = asked("Is there a hepatic tumor?", f"study://{uploaded(client, volume)['id']}")
+    with ThreadPoolExecutor(2) as pool:
+        answers = [told.json() for told in pool.map(lambda _: client.post("/v1/chat/completions", json=question), "12")]
+    assert len(experts.calls) == 1
+    assert sorted(answer["expert_calls"][0]["cached"] for answer in answers) == [False, True]
+    masks = {client.get(answer["expert_calls"][0]["mask_url"]).content for answer in answers}
+    assert len(masks) == 1
 
 
 @pytest.mark.parametrize(

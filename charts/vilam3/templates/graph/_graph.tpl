@@ -47,6 +47,17 @@ experts:
 {{- end }}
 {{- end }}
 
+{{/* What the VLM is told of the experts that a graph may ask, as JSON; added ones show it their cards. */}}
+{{- define "vilam3.graph.args" -}}
+{{- $args := list -}}
+{{- if .Values.serving.graph -}}
+{{- range splitList " " (include "vilam3.experts" .) | compact -}}
+{{- $args = concat $args (list "--expert-url" (printf "%s=http://%s" (upper .) (include "vilam3.host" (list $ .)))) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $args -}}
+{{- end }}
+
 {{- define "vilam3.graph.url" -}}
 http://{{ include "vilam3.host" . }}/v1/graph
 {{- end }}

@@ -23,6 +23,11 @@ matchExpressions:
 {{- if eq .Values.serving.mode "kserve" }}orchestrator graph{{ else if eq .Values.serving.mode "ray" }}ray{{ else }}endpoint{{ end -}}
 {{- end }}
 
+{{/* Parts that ask models; for a graph the VLM reads the cards of added experts. */}}
+{{- define "vilam3.network.askers" -}}
+{{- include "vilam3.network.front" . }}{{ if .Values.serving.graph }} vlm{{ end -}}
+{{- end }}
+
 {{- define "vilam3.network.serving" -}}
 {{- if eq .Values.serving.mode "kserve" }}orchestrator vlm {{ include "vilam3.experts" . }}{{ else }}{{ include "vilam3.network.front" . }}{{ end -}}
 {{- end }}
