@@ -72,8 +72,15 @@ def test_a_gang_that_packs_loses_what_one_process_loses_without(
     assert found["losses"] == pytest.approx(alone["stage4_expert"][1].losses, abs=LOSS)
 
 
-def test_a_step_of_text_alone_moves_no_vision_tower_and_waits_for_nobody(place: Place) -> None:
+def test_a_step_of_text_alone_is_the_same_whoever_trains_and_waits_for_nobody(place: Place) -> None:
     """Many steps with pictures on one member only, on all or on none."""
     mixed = place.changed(mixture={"vqa": 1, "expert": 0, "text": 4}, steps=40, global_batch=2, micro_batch=1)
     results = [finished(run_gang(mixed, 2, strategy, out=strategy)) for strategy in ("ddp", "zero3")]
-    assert results[1]["losses"] == pytest.approx(results[0]["losses"], abs=0.05)
+    assert results[1]["losses"] == pytest.approx(results[0]["losses"], abs=LOSS)
+
+
+def test_a_thousand_steps_with_pictures_on_some_members_only_wait_for_nobody(place: Place) -> None:
+    """Where weights are exchanged layer by layer, a member that left out a layer would leave the others waiting."""
+    mixed = place.changed(mixture={"vqa": 1, "expert": 0, "text": 4}, steps=1000, global_batch=2, micro_batch=1)
+    rare = mixed.changed(checkpoint_every_steps=500, kept_models=0)
+    assert finished(run_gang(rare, 2, "zero3"))["steps"] == 1000

@@ -7,7 +7,6 @@ needs no partner in the vision tower, and the sum does not depend on when a laye
 import math
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from vilam3.model.vila import Vila
@@ -15,7 +14,7 @@ from vilam3.recipe import Recipe
 from vilam3.settings import Stage
 from vilam3.train.peers import Peers
 from vilam3.train.stage import PRECISIONS
-from vilam3.train.step import Batch, fresh_moments, loss_of, make_optimizer
+from vilam3.train.step import Batch, fresh_moments, gradients_of, loss_of, make_optimizer
 from vilam3.train.strategy import Kind
 
 
@@ -50,24 +49,13 @@ class Replicated:
 
     def move(self, *, learning_rate: float) -> float:
         """See `Strategy`."""
-        self._add_up()
         ordered = [weight for group in self._optimizer.param_groups for weight in group["params"]]
+        self._peers.add_up(gradients_of(ordered))
         norm = nn.utils.clip_grad_norm_(ordered, self._clip)  # added up in the order of one process, to the same bits
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         return float(norm)
-
-    def _add_up(self) -> None:
-        """A weight that no sample of the step has moved has no gradient, as with one process."""
-        weights = list(self._weights.values())
-        touched = torch.tensor([float(weight.grad is not None) for weight in weights], device=self._peers.device)
-        self._peers.add_up([touched])
-        moving = [weight for weight, count in zip(weights, touched.tolist(), strict=True) if count]
-        for weight in moving:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        self._peers.add_up([weight.grad for weight in moving if weight.grad is not None])
 
     def full(self, name: str, kind: Kind) -> Tensor:
         """See `Strategy`."""

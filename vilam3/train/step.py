@@ -165,10 +165,25 @@ def train_step(
     total = accumulate(share_of, batches, weights, workers=workers)
     if not math.isfinite(total):
         raise diverged(total, step=scheduler.last_epoch + 1, samples=[name for one in batches for name in one.samples])
+    gradients_of(weights)
     norm = nn.utils.clip_grad_norm_(weights, gradient_clip or math.inf)
     optimizer.step()
     scheduler.step()
     return StepResult(loss=total, gradient_norm=float(norm), num_targets=num_targets)
+
+
+def gradients_of(weights: Iterable[Tensor]) -> list[Tensor]:
+    """Of every weight, zero where no sample of the step has set one, such as in the vision tower by text alone.
+
+    Adam then forgets a little of what it saw there, as it does wherever weights are divided among processes: so the
+    result does not depend on who trains.
+    """
+    found = []
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        found.append(weight.grad)
+    return found
 
 
 def refuse_too_many(skipped: Sequence[str], *, most: int) -> None:
