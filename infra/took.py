@@ -22,4 +22,5 @@ def measured() -> Iterator[Took]:
     yield took
     now = os.times()
     took.wall_s = time.monotonic() - began
-    took.cpu_s = now.children_user + now.children_system - used.children_user - used.children_system
+    children_s = now.children_user - used.children_user + now.children_system - used.children_system
+    took.cpu_s = max(0.0, children_s)  # where there were none, rounding may leave a little less than nothing

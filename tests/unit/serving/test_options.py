@@ -18,7 +18,10 @@ from vilam3.errors import UserError
         (["--role", "vlm"], "--role vlm: needs --model"),
         (["--role", "expert", "--experts", "x"], "--role expert: needs --expert;"),
         (["--role", "orchestrator"], "--role orchestrator: needs --vlm"),
-        (["--role", "vlm", "--model", "m", "--expert-url", "CXR=http://x"], "has no use for --expert-url"),
+        (
+            ["--role", "expert", "--expert", "CXR", "--experts", "x", "--expert-url", "CXR=http://x"],
+            "has no use for --expert-url",
+        ),
         (["--model", "m", "--warmup-s", "3"], "--role single: has no use for --warmup-s"),
     ],
 )
