@@ -1,4 +1,7 @@
-"""Processes of ours that belong together: started one after the other, ended together, each by its own id."""
+"""Processes of ours that belong together: started one after the other, ended together, each by its own id.
+
+They also end where this process is killed and can end nobody.
+"""
 
 import contextlib
 import os
@@ -12,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from serving import tethered
 from vilam3.errors import ClusterError
 
 READY_S = 300.0
@@ -40,9 +44,10 @@ class Member:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(READY):
-                self.is_ready.set()
+        with self.process.stdout as lines:
+            for line in lines:
+                if line.startswith(READY):
+                    self.is_ready.set()
 
 
 class Fleet:
@@ -74,7 +79,7 @@ class Fleet:
     def run(self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Member:
         """Start a program; its log goes where ours goes."""
         process = subprocess.Popen(  # noqa: S603 - our own programs
-            command,
+            tethered.words(command),
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},

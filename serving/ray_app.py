@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -43,11 +43,7 @@ from vilam3.shelf import Shelf
 BEHIND_A_PROXY = "the proxy of Ray"  # which is reached from elsewhere, as a rule
 AUTOSCALING = {"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 2}
 ON_ITS_OWN = {"max_ongoing_requests": 4, "autoscaling_config": AUTOSCALING}
-# The language model decodes its requests side by side.
-BATCHED = {
-    "max_ongoing_requests": EngineChoice().slots,
-    "autoscaling_config": {**AUTOSCALING, "target_ongoing_requests": EngineChoice().slots // 2},
-}
+PLAIN, USUAL = EngineChoice(), Budget()
 CARD_S = 30.0
 HANDLE_TICK_S = 0.25
 
@@ -60,6 +56,13 @@ class Settings(BaseModel):
         experts: Directory of the expert bundles.
         studies: Store of studies, which every node reaches.
         deadline_s: Longest time for one answer.
+        expert_seconds: All its experts together.
+        experts_at_a_time: Experts of one reply side by side.
+        per_tenant: Answers at a time for one key.
+        remember: Whether what experts have found is given again.
+        slots: Replies that a replica of the language model decodes side by side.
+        waiting: Requests that may wait in it besides.
+        memory_gib: For what it remembers of prompts and pictures.
         without_keys: Answer though there are no API keys: something else decides who reaches the proxy.
     """
 
@@ -68,18 +71,44 @@ class Settings(BaseModel):
     model: str
     experts: str | None = None
     studies: str
-    deadline_s: float = 300.0
+    deadline_s: float = USUAL.deadline_s
+    expert_seconds: float = USUAL.expert_seconds
+    experts_at_a_time: int = Field(USUAL.side_by_side, ge=1)
+    per_tenant: int = Field(USUAL.per_tenant, ge=1)
+    remember: bool = True
+    slots: int = Field(PLAIN.slots, ge=1)
+    waiting: int = Field(PLAIN.waiting, ge=0)
+    memory_gib: float = Field(PLAIN.memory_gib, ge=0)
     without_keys: bool = False
 
+    def engine(self) -> EngineChoice:
+        """What decodes, and its bounds."""
+        return EngineChoice(slots=self.slots, waiting=self.waiting, memory_gib=self.memory_gib)
 
-@serve.deployment(**BATCHED)
+    def terms(self) -> Terms:
+        """On which answers are given."""
+        budget = Budget(
+            deadline_s=self.deadline_s,
+            expert_seconds=self.expert_seconds,
+            side_by_side=self.experts_at_a_time,
+            per_tenant=self.per_tenant,
+        )
+        return Terms(budget=budget, remembers=self.remember)
+
+    def batched(self) -> dict[str, Any]:
+        """Options of the language model's deployment, which decodes its requests side by side."""
+        scaling = {**AUTOSCALING, "target_ongoing_requests": max(1, self.slots // 2)}
+        return {"max_ongoing_requests": self.slots, "autoscaling_config": scaling}
+
+
+@serve.deployment
 class LanguageModel:
     """The language model."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, engine: EngineChoice) -> None:
         """Load it."""
         log.setup()
-        self._consultant = load(model)
+        self._consultant = load(model, engine=engine)
 
     def card(self) -> ModelCard:
         """What is said of it."""
@@ -229,7 +258,7 @@ class Endpoint:
             HandleExperts(experts, listed) if experts else None,
             objects=open_store(given.studies),
             tenants=from_environment(host=BEHIND_A_PROXY, without_keys=given.without_keys),
-            terms=Terms(budget=Budget(deadline_s=given.deadline_s)),
+            terms=given.terms(),
         )
         metrics.declare(tuple(experts))
 
@@ -249,7 +278,8 @@ def app(settings: Settings) -> serve.Application:
     experts = {
         one.name: expert.options(name=one.name).bind(one.name, settings.experts, settings.studies) for one in listed
     }
-    application: serve.Application = endpoint.bind(settings.model_dump(), model.bind(settings.model), experts, listed)
+    language_model = model.options(**settings.batched()).bind(settings.model, settings.engine())
+    application: serve.Application = endpoint.bind(settings.model_dump(), language_model, experts, listed)
     return application
 
 

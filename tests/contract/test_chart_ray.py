@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.chart import BUILD_TIMEOUT_S, RELEASE, of_kind, render
+from vilam3.engines import EngineChoice
 from vilam3.experts.registry import GROUP
 from vilam3.experts.trigger import PUBLISHED_ORDER
 
@@ -48,3 +49,15 @@ def test_a_replica_gets_a_part_of_an_accelerator(application: dict[str, Any]) ->
     shares = {one["name"]: one.get("ray_actor_options", {}).get("num_gpus", 0) for one in application["deployments"]}
     assert shares["LanguageModel"] + shares["VISTA3D"] + shares["BRATS"] <= 1
     assert shares["CXR"] == 0
+
+
+def test_bounds_of_engine_and_answers_are_the_installations() -> None:
+    """What the chart says of them arrives in the deployments, as it does in the other modes."""
+    changes = {"vlm": {"slots": 6, "waiting": 9, "memoryGiB": 2}, "serving": {"answers": {"perKey": 3}}}
+    (service,) = of_kind(render("ray", changes=changes), "RayService").values()
+    (application,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    given = ray_app.Settings.model_validate(application["args"])
+    assert given.engine() == EngineChoice(slots=6, waiting=9, memory_gib=2)
+    assert given.terms().budget.per_tenant == 3
+    assert given.batched()["max_ongoing_requests"] == 6
+    assert given.batched()["autoscaling_config"]["target_ongoing_requests"] == 3

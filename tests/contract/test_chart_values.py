@@ -130,14 +130,14 @@ def test_every_value_has_an_effect(path: str, before: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["runtime", "bundle", "model", "needs", "gpus", "replicas", "resources", "nodeSelector", "tolerations"]
+    "name", ["runtime", "bundle", "needs", "model", "gpus", "replicas", "resources", "nodeSelector", "tolerations"]
 )
 def test_every_value_of_an_expert_has_an_effect(name: str, before: dict[str, str]) -> None:
     others = {
         "runtime": "torchxrayvision",
         "bundle": "other",
+        "needs": ["cxr"],
         "model": "s3://other/place",
-        "needs": ["brats"],
         "gpus": 2,
         "replicas": {"min": 2, "max": 7},
         "resources": {"cpu": "7", "memory": "7Gi"},

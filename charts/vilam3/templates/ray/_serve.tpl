@@ -16,6 +16,13 @@ applications:
       {{- end }}
       studies: {{ .Values.storage.studies }}
       deadline_s: {{ .Values.serving.answerTimeoutSeconds }}
+      expert_seconds: {{ .Values.serving.answers.expertSeconds }}
+      experts_at_a_time: {{ .Values.serving.answers.expertsAtATime }}
+      per_tenant: {{ .Values.serving.answers.perKey }}
+      remember: {{ .Values.serving.answers.remember }}
+      slots: {{ .Values.vlm.slots }}
+      waiting: {{ .Values.vlm.waiting }}
+      memory_gib: {{ .Values.vlm.memoryGiB }}
     deployments:
       {{- include "vilam3.ray.deployment" (list . "LanguageModel" .Values.vlm .Values.ray.shares.vlm) | nindent 6 }}
       {{- range $experts }}
