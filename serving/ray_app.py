@@ -73,12 +73,12 @@ class Settings(BaseModel):
     studies: str
     deadline_s: float = USUAL.deadline_s
     expert_seconds: float = USUAL.expert_seconds
-    experts_at_a_time: int = Field(USUAL.side_by_side, ge=1)
-    per_tenant: int = Field(USUAL.per_tenant, ge=1)
+    experts_at_a_time: int = Field(default=USUAL.side_by_side, ge=1)
+    per_tenant: int = Field(default=USUAL.per_tenant, ge=1)
     remember: bool = True
-    slots: int = Field(PLAIN.slots, ge=1)
-    waiting: int = Field(PLAIN.waiting, ge=0)
-    memory_gib: float = Field(PLAIN.memory_gib, ge=0)
+    slots: int = Field(default=PLAIN.slots, ge=1)
+    waiting: int = Field(default=PLAIN.waiting, ge=0)
+    memory_gib: float = Field(default=PLAIN.memory_gib, ge=0)
     without_keys: bool = False
 
     def engine(self) -> EngineChoice:
