@@ -74,6 +74,7 @@ class Mischief:
     rank: int = 0
     dies_after_step: int = 0
     dies_in_put: int = 0
+    settles: bool = False
     terminated_after_step: int = 0
     poisons_step: int = 0
     largest_file_bytes: int = 0
@@ -208,6 +209,8 @@ def _prepare(mischief: Mischief | None, rank: int) -> None:
             _poison(job)
         done = step_of(job, number)
         if number + 1 == mischief.dies_after_step:
+            if mischief.settles:
+                job.checkpoints.settle()
             os.kill(os.getpid(), signal.SIGKILL)
         if number + 1 == mischief.terminated_after_step:
             os.kill(os.getpid(), signal.SIGTERM)
