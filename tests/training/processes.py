@@ -68,7 +68,7 @@ class Mischief:
 
     `largest_file_bytes` is what its file system still takes from the first step on, 0 for no bound; `slows_sums_s`,
     `clock_off_s` and `disk_bytes` are what its link, its clock and its disk are like before it. `patience_s` is how
-    long it awaits a store, 0 for as long as ever.
+    long it awaits a store, 0 for as long as ever. Whoever `settles` dies when its last checkpoint is written.
     """
 
     rank: int = 0
