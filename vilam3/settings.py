@@ -110,6 +110,10 @@ class Stage(Settings):
     """Longest sequence, image vectors included."""
     packed_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of `max_tokens` in a forward pass, each filled with as many samples as fit; 0 pads the samples instead."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of the products that learn beside the language model's matrices, which then stay; 0 trains them whole."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 16.0
+    """Weight of these products, divided by their rank."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     template: Literal["plain"] | None = None
@@ -136,6 +140,8 @@ class Stage(Settings):
                 f"global_batch={self.global_batch}: not a multiple of devices*micro_batch={share}; use {fitting} or "
                 f"{fitting + share}"
             )
+        if self.lora_rank and "llm" not in self.trainable:
+            raise ValueError(f"lora_rank={self.lora_rank}: has no effect without llm in trainable; leave it out")
         if not any(self.mixture.values()):
             raise ValueError("mixture: every dataset has weight 0; give at least one a positive weight")
         if unknown := sorted(set(self.published_samples) - set(self.mixture)):

@@ -68,12 +68,13 @@ class Mischief:
 
     `largest_file_bytes` is what its file system still takes from the first step on, 0 for no bound; `slows_sums_s`,
     `clock_off_s` and `disk_bytes` are what its link, its clock and its disk are like before it. `patience_s` is how
-    long it awaits a store, 0 for as long as ever.
+    long it awaits a store, 0 for as long as ever. Whoever `settles` dies when its last checkpoint is written.
     """
 
     rank: int = 0
     dies_after_step: int = 0
     dies_in_put: int = 0
+    settles: bool = False
     terminated_after_step: int = 0
     poisons_step: int = 0
     largest_file_bytes: int = 0
@@ -208,6 +209,8 @@ def _prepare(mischief: Mischief | None, rank: int) -> None:
             _poison(job)
         done = step_of(job, number)
         if number + 1 == mischief.dies_after_step:
+            if mischief.settles:
+                job.checkpoints.settle()
             os.kill(os.getpid(), signal.SIGKILL)
         if number + 1 == mischief.terminated_after_step:
             os.kill(os.getpid(), signal.SIGTERM)

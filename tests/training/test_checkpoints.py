@@ -93,7 +93,7 @@ def test_sigterm_saves_and_asks_to_be_run_again(place: Place) -> None:
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "manifest"])
 def test_a_damaged_checkpoint_is_passed_over(place: Place, damage: str) -> None:
     """Killed within step 7; of step 6 something is wrong, so it goes on from step 3."""
-    run_gang(place, 2, "ddp", mischief=Mischief(dies_after_step=7))
+    run_gang(place, 2, "ddp", mischief=Mischief(dies_after_step=7, settles=True))
     file = shards(place)[1]
     content = bytearray(file.read_bytes())
     if damage == "truncated":

@@ -10,6 +10,7 @@ from tests.training.processes import Place, finished, run_gang
 from vilam3.model import checkpoint
 from vilam3.recipe import Recipe
 from vilam3.settings import STAGES
+from vilam3.train import local
 from vilam3.train.record import StageResult
 from vilam3.train.strategy import StrategyName
 
@@ -70,6 +71,18 @@ def test_a_gang_that_packs_loses_what_one_process_loses_without(
     packed = place.changed(packed_rows=2, gradient_checkpointing=recomputes)
     found = finished(run_gang(packed, 2, strategy))
     assert found["losses"] == pytest.approx(alone["stage4_expert"][1].losses, abs=LOSS)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_a_gang_that_adapts_by_low_rank_loses_what_one_process_loses(place: Place, strategy: StrategyName) -> None:
+    adapting = place.changed(lora_rank=4, weight_decay=0.0)
+    out = place.folder / "by-one"
+    alone = local.run(adapting.recipe, stage=place.stage, corpus=place.corpus, base=place.base, out=out)
+    found = finished(run_gang(adapting, 2, strategy))
+    assert found["losses"] == pytest.approx(alone.losses, abs=LOSS)
+    mine, theirs = (checkpoint.load(path).model.state_dict() for path in (place.folder / "out", out))
+    for name, weight in theirs.items():
+        torch.testing.assert_close(mine[name], weight, atol=WEIGHT, rtol=0, msg=name)
 
 
 def test_a_step_of_text_alone_is_the_same_whoever_trains_and_waits_for_nobody(place: Place) -> None:

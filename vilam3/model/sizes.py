@@ -51,6 +51,13 @@ def llm_operations(llm: LlmConfig, *, length: float) -> float:
     return 2 * matrices + attention
 
 
+def low_rank_weights(llm: LlmConfig, *, rank: int) -> int:
+    """Of the products beside every matrix of the layers: `rank` times both sides of each."""
+    hidden, heads = llm.hidden_size, llm.hidden_size // llm.num_attention_heads * llm.num_key_value_heads
+    attention = 2 * (hidden + hidden) + 2 * (hidden + heads)
+    return llm.num_hidden_layers * rank * (attention + 3 * (hidden + llm.intermediate_size))
+
+
 def image_operations(config: VilaConfig) -> tuple[float, float]:
     """Operations of one image's forward pass through the tower, as far as it is run, and through the projector."""
     vision, width = config.vision, config.vision.hidden_size

@@ -22,6 +22,7 @@ from vilam3.settings import Stage
 from vilam3.train.ahead import Ahead
 from vilam3.train.batches import Feed
 from vilam3.train.kept import KeptModels, take_over
+from vilam3.train.low_rank import adapt, added_up
 from vilam3.train.order import Control, Order
 from vilam3.train.peers import Peers
 from vilam3.train.preflight import examine, refuse_unless_fit
@@ -127,8 +128,10 @@ def _job(
     order: Order, recipe: Recipe, inputs: dict[str, str], loaded: Loaded, feed: Feed, peers: Peers, control: Control
 ) -> _Job:
     settings = recipe.stage(order.stage)
-    model = loaded.model.train().to(peers.device)
+    model = loaded.model.train()
     freeze(model, trainable=settings.trainable)
+    adapt(model, settings, seed=recipe.seed)
+    model.to(peers.device)
     if settings.gradient_checkpointing:
         checkpoint_activations(model)
     run, store = run_name(order.stage, inputs), open_store(order.checkpoints)
@@ -246,7 +249,7 @@ def _whole_network(job: _Job) -> Loaded | None:
     for name, weight in job.strategy.network():
         if job.peers.leads:
             weights[name] = weight.to("cpu", torch.float32, copy=True)
-    return checkpoint.filled(job.loaded, weights) if job.peers.leads else None
+    return added_up(job.loaded, job.settings, weights) if job.peers.leads else None
 
 
 def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:

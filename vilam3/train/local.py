@@ -24,6 +24,7 @@ from vilam3.settings import Stage
 from vilam3.train import state
 from vilam3.train.ahead import Ahead
 from vilam3.train.batches import Feed
+from vilam3.train.low_rank import adapt, added_up
 from vilam3.train.record import (
     MODELS,
     STAGE_FILE,
@@ -138,6 +139,7 @@ def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Pat
     settings = recipe.stage(name)
     model = loaded.model.train()
     freeze(model, trainable=settings.trainable)
+    adapt(model, settings, seed=recipe.seed)
     if settings.gradient_checkpointing:
         checkpoint_activations(model)
     optimizer = make_optimizer(model, settings)
@@ -209,8 +211,16 @@ def _save(job: _Job, position: Position, *, keep_model: bool) -> None:
     """Weights first, state last: a state that exists has its weights."""
     if keep_model and job.settings.kept_models:
         place = job.work / MODELS / f"step-{position.step:08d}"
-        checkpoint.save(job.loaded, place)
+        checkpoint.save(_whole_network(job), place)
     state.save(job.work, job.learner, position, inputs_digest=job.digest)
+
+
+def _whole_network(job: _Job) -> Loaded:
+    """As it is saved."""
+    if not job.settings.lora_rank:
+        return job.loaded
+    weights = {name: weight.detach() for name, weight in job.loaded.model.named_parameters()}
+    return added_up(job.loaded, job.settings, weights)
 
 
 def _tell(job: _Job, diary: RunLog, position: Position) -> None:
@@ -235,7 +245,7 @@ def _kept_models(job: _Job) -> list[Path]:
 
 def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
     with whole_directory(job.out) as partial:
-        checkpoint.save(job.loaded, partial)
+        checkpoint.save(_whole_network(job), partial)
         result = StageResult(
             name=job.name,
             recipe=job.recipe.name,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from vilam3.errors import RecipeError
 from vilam3.model.config import VilaConfig
-from vilam3.model.sizes import image_operations, llm_operations, sizes
+from vilam3.model.sizes import image_operations, llm_operations, low_rank_weights, sizes
 from vilam3.recipe import Recipe
 from vilam3.settings import Part, Stage
 from vilam3.train.network import network_config
@@ -145,7 +145,7 @@ def _stage(recipe: Recipe, name: str, assumptions: Assumptions, known: Mapping[s
     samples = dict(stage.published_samples if known is None else known)
     unknown = tuple(sorted(name for name, weight in stage.mixture.items() if weight and name not in samples))
     counted, precision = sizes(config), recipe.model.precision
-    trainable = sum(counted.of(part) for part in stage.trainable)
+    trainable = learning_weights(config, stage)
     return StagePlan(
         name=name,
         devices=stage.devices,
@@ -161,6 +161,13 @@ def _stage(recipe: Recipe, name: str, assumptions: Assumptions, known: Mapping[s
         work=None if unknown and stage.steps is None else _work(config, stage, assumptions, samples),
         unknown=unknown,
     )
+
+
+def learning_weights(config: VilaConfig, stage: Stage) -> int:
+    """How many weights the stage moves."""
+    counted = sizes(config)
+    whole = [part for part in stage.trainable if not (part == "llm" and stage.lora_rank)]
+    return sum(counted.of(part) for part in whole) + low_rank_weights(config.llm, rank=stage.lora_rank)
 
 
 def states_bytes(total: int, trainable: int, *, devices: int, zero_stage: int, precision: str) -> int:
@@ -194,7 +201,7 @@ def _activations_bytes(config: VilaConfig, stage: Stage, assumptions: Assumption
 def _work(config: VilaConfig, stage: Stage, assumptions: Assumptions, sizes_known: dict[str, int]) -> Work:
     steps = stage.planned_steps(sizes_known)
     samples = steps * stage.global_batch
-    operations = samples * sample_operations(config, stage.trainable, assumptions)
+    operations = samples * sample_operations(config, stage.trainable, assumptions, adapts=stage.lora_rank > 0)
     hours = operations / (assumptions.accelerator.operations_per_s * assumptions.utilisation) / 3600
     return Work(
         steps=steps,
@@ -207,11 +214,14 @@ def _work(config: VilaConfig, stage: Stage, assumptions: Assumptions, sizes_know
     )
 
 
-def sample_operations(config: VilaConfig, trainable: tuple[Part, ...], assumptions: Assumptions) -> float:
+def sample_operations(
+    config: VilaConfig, trainable: tuple[Part, ...], assumptions: Assumptions, *, adapts: bool = False
+) -> float:
     """Operations of forward and backward pass of one sample.
 
     A part costs its forward pass once; once more where gradients pass through it, because it or a part before it
-    learns; and once more where its own weights get gradients.
+    learns; and once more where its own weights get gradients, which the language model's do not where it `adapts` by
+    products of low rank; their own operations are left out.
     """
     length = assumptions.tokens_per_sample
     tower, projector = image_operations(config)
@@ -223,5 +233,6 @@ def sample_operations(config: VilaConfig, trainable: tuple[Part, ...], assumptio
     total, passes_through = 0.0, False
     for part in FLOW:
         passes_through = passes_through or part in trainable
-        total += forward[part] * (1 + passes_through + (part in trainable))
+        moves = part in trainable and not (adapts and part == "llm")
+        total += forward[part] * (1 + passes_through + moves)
     return total

@@ -19,13 +19,12 @@ import torch
 from torch import distributed
 
 from vilam3.errors import ArtifactError, UnfitError
-from vilam3.model.sizes import sizes
 from vilam3.objects import ObjectStore, open_store
 from vilam3.recipe import Recipe, parse_resolved
 from vilam3.train.network import network_config
 from vilam3.train.order import Order
 from vilam3.train.peers import Peers
-from vilam3.train.plan import STATE_BYTES
+from vilam3.train.plan import STATE_BYTES, learning_weights
 from vilam3.train.sharded import patiently
 
 MEBIBYTE = 1 << 20
@@ -206,6 +205,4 @@ def _store(examiner: _Examiner, store: ObjectStore) -> list[Check]:
 
 
 def _shard_bytes(recipe: Recipe, stage: str, world_size: int) -> int:
-    counted = sizes(network_config(recipe.model))
-    learning = sum(counted.of(part) for part in recipe.stage(stage).trainable)
-    return STATE_BYTES * learning // world_size
+    return STATE_BYTES * learning_weights(network_config(recipe.model), recipe.stage(stage)) // world_size
