@@ -90,7 +90,8 @@ def _previous(folder: Path) -> Path:
     (chart / "Chart.yaml").write_text(told.replace(f"ersion: {now}", f"ersion: {BEFORE}"), "utf-8")
     for compiled in (chart / "files" / "pipelines").rglob("*.yaml"):
         compiled.write_text(compiled.read_text("utf-8").replace(f":{now}", f":{BEFORE}"), "utf-8")
-    shutil.rmtree(chart / "templates" / "graph")
+    for kind in (chart / "templates" / "graph").glob("*.yaml"):  # what is included elsewhere stays
+        kind.unlink()
     for budget in (chart / "templates").rglob("poddisruptionbudget*.yaml"):
         budget.unlink()
     values = chart / "values.yaml"
