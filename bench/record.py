@@ -120,3 +120,20 @@ def _cpu_model() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+def measure_parts(area: str, *, command: str) -> dict[str, Any]:
+    """Measure every part of an area and write its file, without those that could not measure.
+
+    Args:
+        area: Short name.
+        command: The command line that repeats the measurement.
+
+    Raises:
+        VilaM3Error: there were such.
+    """
+    figures, failed = parts(area)
+    record = write(area, figures, command=command)
+    if failed:
+        raise VilaM3Error("; ".join(failed))
+    return record

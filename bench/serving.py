@@ -2,18 +2,13 @@
 
 from typing import Any
 
-from bench.record import parts, write
-from vilam3.errors import VilaM3Error
+from bench.record import measure_parts
 
 
 def run() -> dict[str, Any]:
-    """Measure every part and write ``serving.json``, without those that could not measure.
+    """Measure every part and write ``serving.json``.
 
     Raises:
-        VilaM3Error: there were such.
+        VilaM3Error: a part could not measure.
     """
-    figures, failed = parts("serving")
-    record = write("serving", figures, command="make bench-serving")
-    if failed:
-        raise VilaM3Error("; ".join(failed))
-    return record
+    return measure_parts("serving", command="make bench-serving")

@@ -2,18 +2,13 @@
 
 from typing import Any
 
-from bench.record import parts, write
-from vilam3.errors import VilaM3Error
+from bench.record import measure_parts
 
 
 def run() -> dict[str, Any]:
-    """Measure every part and write ``train.json``, without those that could not measure.
+    """Measure every part and write ``train.json``.
 
     Raises:
-        VilaM3Error: there were such.
+        VilaM3Error: a part could not measure.
     """
-    figures, failed = parts("train")
-    record = write("train", figures, command="make bench-train")
-    if failed:
-        raise VilaM3Error("; ".join(failed))
-    return record
+    return measure_parts("train", command="make bench-train")

@@ -17,13 +17,14 @@ from pydicom.uid import generate_uid
 
 from infra.pacs import orthanc
 from infra.pacs.orthanc import Orthanc
+from tests.e2e.archive import archived
 from tests.e2e.serving_fixture import Served, served
 from tests.unit.data import dicom_files as make
 from tests.unit.results.test_segmentation import GRIDS, labels_by_point
 from vilam3.data.dicom import read_files
 from vilam3.data.limits import Limits
 from vilam3.data.study import Study
-from vilam3.errors import PacsError, PrerequisiteError
+from vilam3.errors import PacsError
 from vilam3.sources.pacs import Pacs, Place
 
 pytestmark = pytest.mark.e2e
@@ -34,14 +35,8 @@ LIMITS = Limits()
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    folder = tmp_path_factory.mktemp("orthanc") / "pacs"
-    try:
-        started = orthanc.start(folder)
-    except PrerequisiteError as error:
-        pytest.skip(str(error))
-    yield started
-    assert orthanc.stop(folder)
-    assert not folder.exists()
+    with archived(tmp_path_factory.mktemp("orthanc") / "pacs") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

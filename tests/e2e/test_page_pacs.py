@@ -13,13 +13,12 @@ import pytest
 from playwright.sync_api import Browser, expect
 from pydicom.uid import generate_uid
 
-from infra.pacs import orthanc
 from infra.pacs.orthanc import Orthanc
+from tests.e2e.archive import archived
 from tests.e2e.browser import chromium, driven, launched, opened
 from tests.e2e.serving_fixture import Served, served
 from tests.e2e.test_page import answered, ask, tabbed_to, upload, volume_shown
 from tests.unit.data import dicom_files as make
-from vilam3.errors import PrerequisiteError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -27,12 +26,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     chromium()
-    try:
-        started = orthanc.start(tmp_path_factory.mktemp("orthanc") / "pacs")
-    except PrerequisiteError as error:
-        pytest.skip(str(error))
-    yield started
-    orthanc.stop(started.folder)
+    with archived(tmp_path_factory.mktemp("orthanc") / "pacs") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
