@@ -3,6 +3,9 @@
 Off unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or its ``_TRACES_`` form) names a collector; even then nothing but names of
 parts and counts is in a span, never words of a question or anything about a patient. A context that a caller sends is
 passed on in any case, and stands in the log.
+
+What sends the spans is ours alone and not OpenTelemetry's global provider: libraries that trace by themselves, as
+FastAPI does, find that one and would put paths and queries, with ids of studies and patients, into spans of their own.
 """
 
 import contextlib
@@ -13,7 +16,7 @@ from typing import Final
 
 from opentelemetry import context, trace
 from opentelemetry.propagate import extract, inject
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 SERVICE_VARIABLE = "OTEL_SERVICE_NAME"
@@ -21,7 +24,11 @@ NAME = "vilam3"
 
 Attribute = str | int | float | bool
 
-_tracer = trace.get_tracer(NAME)
+
+class _Sending:
+    """What starts spans: OpenTelemetry's own that go nowhere, until a collector is named."""
+
+    tracer: Tracer = trace.get_tracer(NAME)
 
 
 def setup(role: str, environment: Mapping[str, str] = os.environ) -> bool:
@@ -46,7 +53,7 @@ def setup(role: str, environment: Mapping[str, str] = os.environ) -> bool:
     name = environment.get(SERVICE_VARIABLE) or f"{NAME}-{role}"
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    trace.set_tracer_provider(provider)
+    _Sending.tracer = provider.get_tracer(NAME)
     return True
 
 
@@ -54,7 +61,7 @@ def setup(role: str, environment: Mapping[str, str] = os.environ) -> bool:
 def span(name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Attribute) -> Iterator[Span]:
     """Time a piece of work; an error gives its kind, not its message, which may quote what a caller sent."""
     named = {f"{NAME}.{key}": value for key, value in attributes.items()}
-    with _tracer.start_as_current_span(
+    with _Sending.tracer.start_as_current_span(
         name, kind=kind, attributes=named, record_exception=False, set_status_on_exception=False
     ) as started:
         try:
@@ -82,7 +89,7 @@ def calling(name: str, **attributes: Attribute) -> Iterator[dict[str, str]]:
     It is not made the current span, so that a generator may hold it open while its caller does other things.
     """
     named = {f"{NAME}.{key}": value for key, value in attributes.items()}
-    started = _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=named)
+    started = _Sending.tracer.start_span(name, kind=SpanKind.CLIENT, attributes=named)
     carried: dict[str, str] = {}
     inject(carried, context=trace.set_span_in_context(started))
     try:
@@ -97,7 +104,7 @@ def calling(name: str, **attributes: Attribute) -> Iterator[dict[str, str]]:
 def past(name: str, *, began_s: float, **attributes: Attribute) -> None:
     """A span that ends now and began at `began_s` of `time.time()`."""
     named = {f"{NAME}.{key}": value for key, value in attributes.items()}
-    _tracer.start_span(name, attributes=named, start_time=int(began_s * 1e9)).end()
+    _Sending.tracer.start_span(name, attributes=named, start_time=int(began_s * 1e9)).end()
 
 
 def note(started: Span, **attributes: Attribute) -> None:

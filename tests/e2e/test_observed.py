@@ -112,6 +112,7 @@ def test_a_question_can_be_followed_and_nothing_of_the_patient_is_in_what_is_see
             url = parts["orchestrator"].url
             upload = client.post(f"{url}/v1/studies", files=[("f", (path.name, path.read_bytes())) for path in files])
             image = {"type": "image_url", "image_url": {"url": f"study://{upload.json()['id']}"}}
+            client.get(f"{url}/v1/studies/{upload.json()['id']}", params={"PatientName": "Doe^Planted"})
             words = {"type": "text", "text": "Has Doe^Planted a hepatic tumor?"}
             answer = client.post(
                 f"{url}/v1/chat/completions",
@@ -125,6 +126,7 @@ def test_a_question_can_be_followed_and_nothing_of_the_patient_is_in_what_is_see
                 time.sleep(0.1)
         logs = {name: part.err.read_text() for name, part in parts.items()}
     assert answer["answer"] == "yes"
+    assert len([span for span in collector.spans if span.parent == CALLER]) == 1, "somebody else traces as well"
     check_chain(collector)
     for text in (*logs.values(), *shown.values(), *(span.whole for span in collector.spans)):
         for secret in (*dicom_files.SECRETS, "Planted", "hepatic", upload.json()["id"], answer["id"]):
