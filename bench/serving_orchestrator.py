@@ -16,14 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
+from bench.open_loop import Heard, chats
 from bench.record import Figure
 from vilam3.services.engine import MODEL
 
@@ -40,15 +40,6 @@ READY_S = 300.0
 ROUTER_PORT = 8080  # KServe's router knows no other
 MEGABYTE = 1_000_000
 QUESTION = {"messages": [{"role": "user", "content": "Is there a tumor?"}], "stream": True, "store": False}
-
-
-@dataclass(slots=True)
-class Measured:
-    """What callers saw."""
-
-    delays_s: list[float] = field(default_factory=list)
-    firsts_s: list[float] = field(default_factory=list)
-    failed: int = 0
 
 
 def figures() -> list[Figure]:
@@ -128,44 +119,10 @@ def _restart(folder: Path, engine: str) -> Figure:
     return Figure(name=f"questions lost in a rolling restart, of {asked}", value=lost, unit="")
 
 
-async def _chats(url: str, *, path: str = "/v1/chat/completions") -> Measured:
-    """Open loop: a new chat every so often, for `RUN_S`; those of the warm-up are not counted."""
-    measured, every_s = Measured(), TOKENS / RATE_HZ / CHATS
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=4 * CHATS)
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60, limits=limits) as client:
-        begin, tasks = time.monotonic(), []
-        while (past_s := time.monotonic() - begin) < WARM_UP_S + RUN_S:
-            into = measured if past_s > WARM_UP_S else Measured()
-            tasks.append(asyncio.create_task(_chat(client, path, into)))
-            await asyncio.sleep(max(0.0, begin + len(tasks) * every_s - time.monotonic()))
-        await asyncio.gather(*tasks)
-    return measured
-
-
-async def _chat(client: httpx.AsyncClient, path: str, into: Measured) -> None:
-    first = True
+async def _chats(url: str, *, path: str = "/v1/chat/completions") -> Heard:
+    """Open loop: about `CHATS` in flight."""
     body = QUESTION if path != "/" else {**QUESTION, "model": MODEL}
-    try:
-        async with client.stream("POST", path, json=body) as response:
-            response.raise_for_status()
-            async for text in _texts(response):
-                now = time.perf_counter()
-                for left_s in (float(word) for word in text.split()):
-                    into.delays_s.append(now - left_s)
-                    if first:
-                        into.firsts_s.append(now - left_s)
-                        first = False
-    except httpx.HTTPError:
-        into.failed += 1
-
-
-async def _texts(response: httpx.Response) -> AsyncIterator[str]:
-    """The words of the reply, as they come, whichever way they travel."""
-    async for line in response.aiter_lines():
-        if line.startswith("data: {"):
-            for choice in json.loads(line.removeprefix("data: ")).get("choices", ()):
-                if text := choice["delta"].get("content"):
-                    yield text
+    return await chats(url, path, body, every_s=TOKENS / RATE_HZ / CHATS, warm_up_s=WARM_UP_S, run_s=RUN_S)
 
 
 async def _failing(url: str, count: int) -> None:
