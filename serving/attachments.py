@@ -3,7 +3,6 @@
 import base64
 import binascii
 import re
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from vilam3.data.intake import Limits, read_study
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
 from vilam3.errors import DataError
+from vilam3.scratch import scratch
 from vilam3.sources.images import Sources
 from vilam3.sources.schemes import SCHEMES, is_elsewhere
 
@@ -53,8 +53,8 @@ def read_attachments(
     if len(urls) > MOST_IMAGES:
         raise DataError(f"messages: {len(urls)} images in one message, at most {MOST_IMAGES}; upload them as one study")
     end = time.monotonic() + sources.permits.total_s
-    with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
-        folder = Path(scratch) / "images"
+    with scratch() as beside:
+        folder = beside / "images"
         folder.mkdir()
         paths, left_bytes = [], limits.max_bytes
         for number, url in enumerate(urls, start=1):

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from serving import engine_options
 from vilam3.cli.main import Verbs
 from vilam3.errors import UserError
+from vilam3.scratch import scratch
 
 if TYPE_CHECKING:
     from serving.answer import Terms
@@ -260,14 +260,14 @@ def _say_ready(url: str, role: str) -> None:
 @contextlib.contextmanager
 def _work(folder: Path | None) -> Iterator[Path]:
     """A private directory that is gone when the server is: uploads hold patients' data."""
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        made = tempfile.TemporaryDirectory(prefix="vilam3-serve-", dir=folder, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise UserError(f"--work {folder}: {error.strerror}; choose a directory this user may write to") from error
-    with made as name:
-        yield Path(name)
+    with contextlib.ExitStack() as made:
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            work = made.enter_context(scratch("vilam3-serve-", folder=folder))
+        except OSError as error:
+            raise UserError(f"--work {folder}: {error.strerror}; choose a directory this user may write to") from error
+        yield work
 
 
 def _port(text: str) -> int:

@@ -11,13 +11,11 @@ Protocol: Project-MONAI/VLM-Radiology-Agent-Framework, plugins/RadCoPilot_Slicer
 import base64
 import binascii
 import hashlib
-import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -33,6 +31,7 @@ from serving.studies import StudyStore, Upload, read_upload
 from serving.wire import ChatMessage, ChatRequest
 from vilam3.data.study import Study
 from vilam3.errors import DataError, NotFoundError
+from vilam3.scratch import scratch
 from vilam3.shelf import get_json, put_json, tenant_folder
 from vilam3.sources.schemes import is_elsewhere
 
@@ -159,9 +158,9 @@ def _read(service: Service, sent: UploadFile) -> Study:
         sent.file.seek(0)
         return nullcontext(sent.file)
 
-    with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
+    with scratch() as folder:
         uploads = [Upload(name=sent.filename or "file", open=opened)]
-        return read_upload(uploads, Path(scratch) / "images", limits=service.studies.limits)
+        return read_upload(uploads, folder / "images", limits=service.studies.limits)
 
 
 def _fetch(service: Service, url: str) -> Study:

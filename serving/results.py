@@ -7,10 +7,8 @@ answer goes first. Keys are random handles below the tenant's, like those of stu
 import io
 import re
 import secrets
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from serving.provenance import Record
@@ -20,6 +18,7 @@ from vilam3.data.study import Study
 from vilam3.errors import NotFoundError
 from vilam3.experts.protocol import ExpertResult
 from vilam3.objects import ObjectStore
+from vilam3.scratch import scratch
 from vilam3.services.memory import is_remembered
 from vilam3.shelf import Bounds, drop_oldest, put_json, tenant_folder
 
@@ -103,8 +102,8 @@ class ResultStore:
             return True
         if result.mask is None or not study.volumes:
             return False
-        with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
-            file = Path(scratch) / "mask.nii.gz"
+        with scratch() as folder:
+            file = folder / "mask.nii.gz"
             write_label_map(file, result.mask.ids_XYZ, like=study.volumes[0], names=result.mask.names, durable=False)
             self._objects.put(key, file)
         return True

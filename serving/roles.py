@@ -15,6 +15,7 @@ from serving.server import Part
 from serving.studies import StudyStore
 from serving.tenants import Tenants
 from vilam3.consultant import load
+from vilam3.dialogue.messages import Engine
 from vilam3.engines import EngineChoice
 from vilam3.errors import UserError
 from vilam3.objects import FolderStore, ObjectStore, open_store
@@ -63,7 +64,7 @@ def single(model: str, *, experts: Path | None, place: Place, terms: Terms, engi
     service.dialogues = Lane("dialogues", workers=engine.slots, waiting=engine.waiting, urgent=engine.waiting // 4)
     engine_metrics.watch(consultant.engine)
     metrics.declare(() if consultant.experts is None else tuple(consultant.experts.grammar().arguments))
-    return _public(service, ends=consultant.engine.close)
+    return _public(service, ends=consultant.engine.close, health=_health_of(consultant.engine))
 
 
 def language_model(model: str, *, place: Place, engine: EngineChoice, experts: Mapping[str, str] | None = None) -> Part:
@@ -104,8 +105,12 @@ def model_part(service: vlm.ModelService, *, store: ObjectStore, experts: Mappin
         known.close()
         service.close()
 
-    health = Health(lambda: str(getattr(service.engine, "lacking", "")))
-    return Part(install=install, models=lambda: [models.SilentModel()], close=close, health=health)
+    return Part(install=install, models=lambda: [models.SilentModel()], close=close, health=_health_of(service.engine))
+
+
+def _health_of(engine: Engine) -> Health:
+    """An engine that says that it lacks something has failed for good."""
+    return Health(broken=lambda: str(getattr(engine, "lacking", "")))
 
 
 def one_expert(name: str, *, experts: Path, place: Place) -> Part:
@@ -171,7 +176,7 @@ def public(others: Others, *, terms: Terms, place: Place) -> Part:
     return _public(service, ends=known.close, health=Health(known.lacking))
 
 
-def _public(service: Service, *, ends: Callable[[], None], health: Health | None = None) -> Part:
+def _public(service: Service, *, ends: Callable[[], None], health: Health) -> Part:
 
     def close() -> None:
         service.close()
@@ -181,5 +186,5 @@ def _public(service: Service, *, ends: Callable[[], None], health: Health | None
         install=lambda application: app.install(application, service),
         models=lambda: [models.ChatModel(service)],
         close=close,
-        health=health or Health(),
+        health=health,
     )

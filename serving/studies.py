@@ -7,7 +7,6 @@ The uploaded files are read once and gone; what is kept is the decoded study, wi
 import logging
 import re
 import shutil
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from vilam3.data.render import display_range
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
 from vilam3.errors import ArtifactError, DataError, NotFoundError
+from vilam3.scratch import scratch
 from vilam3.services.memory import folder_of
 from vilam3.shelf import GIB, NONE, STUDY_ID, Bounds, Shelf, content_of, drop_oldest, get_json, put_json, tenant_folder
 from vilam3.sources.images import Sources
@@ -93,8 +93,8 @@ class StudyStore:
             DataError: it cannot be used; nothing is kept.
             ArtifactError: the store cannot take it.
         """
-        with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
-            study = read_upload(uploads, Path(scratch) / "images", modality=modality, limits=self.limits)
+        with scratch() as folder:
+            study = read_upload(uploads, folder / "images", modality=modality, limits=self.limits)
         return self.enlist(tenant, study)
 
     def attached(self, urls: Sequence[str], *, modality: Modality | None = None, part: str = "image_url") -> Study:
@@ -185,8 +185,8 @@ class StudyStore:
         if not 0 <= number < len(study.volumes):
             raise NotFoundError(f"volume {number}: the study has {len(study.volumes)}; they count from 0")
         volume = study.volumes[number]
-        with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
-            path = Path(scratch) / "volume.nii.gz"
+        with scratch() as folder:
+            path = folder / "volume.nii.gz"
             write_volume(path, volume, display=display_range(volume, modality=study.modality), durable=False)
             return path.open("rb")
 
@@ -265,14 +265,14 @@ class StudyStore:
 
 
 def read_upload(
-    uploads: Sequence[Upload], scratch: Path, *, modality: Modality | None = None, limits: Limits = ONE_UPLOAD
+    uploads: Sequence[Upload], folder: Path, *, modality: Modality | None = None, limits: Limits = ONE_UPLOAD
 ) -> Study:
-    """Read images by way of files in `scratch`, which the caller removes.
+    """Read images by way of files in `folder`, which the caller removes.
 
     Raises:
         DataError: they cannot be used.
     """
-    return read_study(_save(uploads, scratch), modality=modality, limits=limits)
+    return read_study(_save(uploads, folder), modality=modality, limits=limits)
 
 
 def _reference(tenant: str, study_id: str) -> str:

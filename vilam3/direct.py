@@ -1,6 +1,5 @@
 """Asks a model in this process, and tells what happens in the very events a server streams (see `vilam3.remote`)."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from vilam3.dialogue.record import NOTICE, expert_call, notes
 from vilam3.errors import DataError
 from vilam3.experts.protocol import ExpertResult, LabelMap
 from vilam3.results.whole import on_whole
+from vilam3.scratch import scratch
 from vilam3.sources.images import read_elsewhere
 
 OnEvent = Callable[[Mapping[str, Any]], None]
@@ -45,10 +45,10 @@ def _read_here(images: Sequence[Path], modality: Modality | None, question: str)
             raise DataError(f"{image}: no such file or folder; give the images of one study")
     if len(images) == 1:
         return with_modality(read_study(images[0], modality=modality), modality, question=question)
-    with tempfile.TemporaryDirectory(prefix="vilam3-") as folder:
+    with scratch() as folder:
         for number, image in enumerate(images):
-            Path(folder, f"{number:05d}_{image.name}").symlink_to(image.absolute())
-        return with_modality(read_study(Path(folder), modality=modality), modality, question=question)
+            (folder / f"{number:05d}_{image.name}").symlink_to(image.absolute())
+        return with_modality(read_study(folder, modality=modality), modality, question=question)
 
 
 def ask(  # noqa: PLR0913 - one for each option of the verb

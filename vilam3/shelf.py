@@ -11,13 +11,11 @@ import hashlib
 import json
 import re
 import secrets
-import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from vilam3.data.dicom_source import DicomSource
@@ -28,6 +26,7 @@ from vilam3.data.study import Study
 from vilam3.errors import ArtifactError, NotFoundError
 from vilam3.experts.protocol import LabelMap
 from vilam3.objects import ObjectStore
+from vilam3.scratch import scratch
 
 STUDIES_VARIABLE = "VILAM3_STUDIES_URI"
 TENANTS = "tenants"
@@ -85,8 +84,8 @@ class Shelf:
         """
         study_id = f"study-{study.digest[:DIGEST_LETTERS]}-{secrets.token_hex(16)}"
         kept = replace(study, reference=f"{tenant_folder(tenant)}/studies/{study_id}")
-        with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
-            file = Path(scratch) / "study.zip"
+        with scratch() as folder:
+            file = folder / "study.zip"
             pack(study, file)
             self.objects.put(f"{kept.reference}/study.zip", file)
         if study.source is not None and study.source.is_filed:
@@ -133,8 +132,8 @@ class Shelf:
             ArtifactError: it cannot be written.
         """
         key = f"{check_reference(study.reference)}/masks/{secrets.token_hex(16)}.nii.gz"
-        with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
-            file = Path(scratch) / "mask.nii.gz"
+        with scratch() as folder:
+            file = folder / "mask.nii.gz"
             write_label_map(file, mask.ids_XYZ, like=study.volumes[0], names=mask.names, durable=False)
             self.objects.put(key, file)
         return key

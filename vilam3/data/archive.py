@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from vilam3.data.limits import MIB, Limits
 from vilam3.errors import ArtifactError, DataError, TooLargeError
+from vilam3.scratch import scratch
 
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 CHUNK_BYTES = 1 << 18
@@ -37,11 +38,11 @@ def unpacked(path: Path, *, limits: Limits, where: str) -> Iterator[Path]:
         TooLargeError: beyond the limits.
         ArtifactError: the disk is full.
     """
-    with tempfile.TemporaryDirectory(prefix="vilam3-") as folder:
+    with scratch() as folder:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = _checked_members(archive, path.stat().st_size, limits, where)
-                _unpack(archive, members, Path(folder), limits, where)
+                _unpack(archive, members, folder, limits, where)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
             raise DataError(f"{where}: not readable as a zip archive; {_CUT}") from error
         except OSError as error:
@@ -50,7 +51,7 @@ def unpacked(path: Path, *, limits: Limits, where: str) -> Iterator[Path]:
                     f"{where}: no room to unpack it below {tempfile.gettempdir()}; free some"
                 ) from error
             raise DataError(f"{where}: not readable as a zip archive; {_CUT}") from error
-        yield Path(folder)
+        yield folder
 
 
 def _checked_members(

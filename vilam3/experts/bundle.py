@@ -20,7 +20,6 @@ A bundle's config and scripts are Python code and run as such: install bundles o
 import copy
 import json
 import logging
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +39,7 @@ from vilam3.experts.protocol import Watch, unwatched
 from vilam3.experts.scripts import BundleScripts
 from vilam3.experts.shared import shared
 from vilam3.experts.watching import WatchedInferer
+from vilam3.scratch import scratch
 
 CONFIG = "configs/inference.json"
 METADATA = "configs/metadata.json"
@@ -212,9 +212,9 @@ class Bundle:
 
     def _in_its_own_way(self, volumes: Sequence[Volume], prompts: Mapping[str, Any], watch: Watch) -> Ids:
         """The answer by the config's own evaluator, which reads and writes files."""
-        with tempfile.TemporaryDirectory(prefix="vilam3-bundle-") as scratch:
-            files = _write_channels(Path(scratch), volumes)
-            out = Path(scratch) / "out"
+        with scratch("vilam3-bundle-") as folder:
+            files = _write_channels(folder, volumes)
+            out = folder / "out"
             out.mkdir()
             item = {"image": files[0] if len(files) == 1 else files, **prompts}
             self._guarded(lambda: self._evaluator(item, out, watch).run())

@@ -8,13 +8,11 @@ findings.
 
 import json
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -25,6 +23,7 @@ from vilam3.dialogue.panel import Ask
 from vilam3.errors import ArtifactError, DataError, NotFoundError
 from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Watch
 from vilam3.objects import ObjectStore
+from vilam3.scratch import scratch
 from vilam3.services.findings import Finding
 from vilam3.services.flights import Flights
 from vilam3.shelf import DIGEST_LETTERS, Bounds, content_of, drop_oldest, tenant_folder
@@ -132,8 +131,8 @@ class FindingMemory:
         if result.mask_reference:
             self._objects.copy(result.mask_reference, key)
         elif result.mask is not None and study.volumes:
-            with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
-                file = Path(scratch) / "mask.nii.gz"
+            with scratch() as folder:
+                file = folder / "mask.nii.gz"
                 write_label_map(
                     file, result.mask.ids_XYZ, like=study.volumes[0], names=result.mask.names, durable=False
                 )

@@ -1,6 +1,5 @@
 """Any image that lies elsewhere, by its URI: ``https://``, ``s3://`` or ``dicomweb://``."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from vilam3.data.limits import Limits
 from vilam3.data.sample import Modality
 from vilam3.data.study import Study
 from vilam3.errors import DataError
+from vilam3.scratch import scratch
 from vilam3.sources.pacs import URL_VARIABLE, Pacs, place_of
 from vilam3.sources.permits import Permits
 from vilam3.sources.schemes import SCHEMES
@@ -94,13 +94,13 @@ def read_elsewhere(uris: Sequence[str], *, modality: Modality | None = None, lim
         PacsError: the archive refuses or is out of reach.
     """
     sources, bounds = Sources.from_environment(), limits or Limits()
-    with tempfile.TemporaryDirectory(prefix="vilam3-") as scratch:
+    with scratch() as beside:
         paths = []
         for number, uri in enumerate(uris, start=1):
-            folder = Path(scratch, f"image_{number}")
+            folder = beside / f"image_{number}"
             folder.mkdir()
             paths.append(sources.fetch(uri, folder, limits=bounds, where=f"image {number}"))
-        return read_study(paths[0] if len(paths) == 1 else Path(scratch), modality=modality, limits=bounds)
+        return read_study(paths[0] if len(paths) == 1 else beside, modality=modality, limits=bounds)
 
 
 def _name(url: str) -> str:

@@ -8,7 +8,6 @@ import contextlib
 import os
 import secrets
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -40,6 +39,7 @@ from vilam3.errors import (
     VilaM3Error,
 )
 from vilam3.recipe import parse_resolved
+from vilam3.scratch import scratch
 from vilam3.train.gang import take_part
 from vilam3.train.order import Order
 from vilam3.train.preflight import Check, examine
@@ -120,7 +120,7 @@ def preflight(order: Order, *, workers: int) -> tuple[Check, ...]:
 def _verdict(order: Order, *, workers: int, on_progress: OnProgress | None) -> dict[str, Any] | None:
     """What the members have to say in the end."""
     talk = contextlib.redirect_stdout(sys.stderr)  # of Ray about lost workers; standard output is for the result
-    with talk, _connected(workers), tempfile.TemporaryDirectory(prefix="vilam3-ray-") as scratch:
+    with talk, _connected(workers), scratch("vilam3-ray-") as folder:
         beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         liaison = ray.remote(num_cpus=0, scheduling_strategy=beside)(_Liaison).remote()  # no lost worker takes it along
         trainer = TorchTrainer(
@@ -129,7 +129,7 @@ def _verdict(order: Order, *, workers: int, on_progress: OnProgress | None) -> d
             scaling_config=_scaling(order, workers),
             run_config=train.RunConfig(
                 name="vilam3",
-                storage_path=scratch,
+                storage_path=str(folder),
                 failure_config=train.FailureConfig(max_failures=MAX_FAILURES),
                 worker_runtime_env={"env_vars": {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}},  # for equal bits every time
             ),

@@ -11,7 +11,6 @@ while the next steps are computed; the leader learns from the store itself, not 
 
 import json
 import logging
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from torch import Tensor
 from vilam3.artifacts import sha256_file
 from vilam3.errors import ArtifactError, NotFoundError, OutOfReachError, SupersededError
 from vilam3.objects import ObjectStore
+from vilam3.scratch import scratch
 from vilam3.train.peers import Peers
 from vilam3.train.state import KEPT, Position
 from vilam3.train.strategy import KINDS, Kind, Strategy
@@ -94,10 +94,10 @@ class Checkpoints:
     def resume(self, strategy: Strategy) -> Position:
         """Load the newest checkpoint that is whole; the start where there is none."""
         for step in self._peers.told(self._steps() if self._peers.leads else []):
-            with tempfile.TemporaryDirectory(prefix="vilam3-resume-") as folder:
+            with scratch("vilam3-resume-") as folder:
                 manifest = self._peers.told(self._manifest(step) if self._peers.leads else None)
                 shards = _shards(manifest)
-                files = self._fetched(step, shards, Path(folder)) if shards else None
+                files = self._fetched(step, shards, folder) if shards else None
                 if min(flag for (flag,) in self._peers.all_of([float(files is not None)])):
                     assert files is not None
                     self._apply(strategy, shards, files)
@@ -125,8 +125,8 @@ class Checkpoints:
         place = f"{self._run}/{_place(position.step)}"
         names = [f"shard-{rank:05d}-of-{self._peers.world_size:05d}" for rank in range(self._peers.world_size)]
         mine = names[self._peers.rank]
-        with tempfile.TemporaryDirectory(prefix="vilam3-save-") as folder:
-            file = Path(folder) / mine
+        with scratch("vilam3-save-") as folder:
+            file = folder / mine
             try:
                 save_file(dict(own), file)
                 digest = sha256_file(file)

@@ -47,6 +47,7 @@ class RuleEngine:
 
     name: str = "rules"
     token_s: float = 0.0
+    lacking: str = ""  # why it has failed for good
     seen: list[tuple[Message, ...]] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
 

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving import health
+from serving import health, roles
 from serving.completion import Answered, ExpertEnded
 from serving.expert import ExpertService
 from serving.expert import install as install_expert
@@ -25,8 +25,9 @@ from serving.refusals import UnauthorizedError
 from serving.stream import HELD_CHARACTERS, Writer
 from serving.studies import StudyStore, Upload
 from serving.tenants import Tenants, from_environment
+from serving.vlm import ModelService
 from serving.wire import Usage
-from tests.unit.serving.fakes import SlowExperts
+from tests.unit.serving.fakes import RuleEngine, SlowExperts
 from tests.unit.serving.live import live
 from vilam3.dialogue.events import ExpertStarted, ReplyFinished, TextPiece
 from vilam3.dialogue.messages import Generation
@@ -74,6 +75,23 @@ def test_a_server_that_ends_or_lacks_a_part_wants_no_requests() -> None:
         assert client.get("/v2/health/ready").json() == {"ready": True}
         state.is_ending = True
         assert client.get("/v2/health/ready").json()["reason"] == "the server is ending"
+        assert client.get("/v2/health/live").json() == {"live": True}, "one that ends is not to be restarted"
+
+
+def test_a_server_whose_engine_has_failed_for_good_asks_to_be_restarted(tmp_path: Path) -> None:
+    app, engine = FastAPI(), RuleEngine()
+    part = roles.model_part(
+        ModelService(engine=engine, digest="d" * 64, dialect="demo", tenants=Tenants()),
+        store=FolderStore(tmp_path),
+        experts={},
+    )
+    health.install(app, part.health)
+    with TestClient(app) as client:
+        assert client.get("/v2/health/live").json() == {"live": True}
+        engine.lacking = "engine: it failed"
+        for path in ("live", "ready"):
+            told = client.get(f"/v2/health/{path}")
+            assert (told.status_code, told.json()) == (503, {path: False, "reason": "engine: it failed"})
 
 
 def test_a_caller_who_leaves_the_queue_of_an_expert_gives_the_place_back(tmp_path: Path) -> None:
