@@ -28,35 +28,36 @@ class SlotCache:
         """
         head = config.hidden_size // config.num_attention_heads
         positions = config.max_position_embeddings
-        shape = (2, config.num_hidden_layers, slots, positions, config.num_key_value_heads, head)
-        self._all_AYSLKD = _zeros(shape, dtype=dtype, device=torch.device(device))
+        # a head's positions follow each other, since attention reads them head by head
+        shape = (2, config.num_hidden_layers, slots, config.num_key_value_heads, positions, head)
+        self._all_AYSKLD = _zeros(shape, dtype=dtype, device=torch.device(device))
 
     @property
     def nbytes_of_position(self) -> int:
         """Memory of one position."""
-        return self._all_AYSLKD[:, :, 0, 0].nbytes
+        return self._all_AYSKLD[:, :, 0, :, 0].nbytes
 
     def write(self, layer: int, at: tuple[Tensor, Tensor], keys_NKD: Tensor, values_NKD: Tensor) -> None:
         """Keep what one layer made; `at` is the place and the position of each token."""
-        self._all_AYSLKD[0, layer].index_put_(at, keys_NKD)
-        self._all_AYSLKD[1, layer].index_put_(at, values_NKD)
+        for each, new_NKD in enumerate((keys_NKD, values_NKD)):
+            self._all_AYSKLD[each, layer].transpose(1, 2).index_put_(at, new_NKD)
 
     def rows(self, layer: int, slots: slice | Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values (B, K, L, D) of some places; a slice of them is not copied."""
-        keys_BLKD, values_BLKD = (self._all_AYSLKD[each, layer][slots, :length] for each in (0, 1))
-        return keys_BLKD.transpose(1, 2), values_BLKD.transpose(1, 2)
+        keys_BKLD, values_BKLD = (self._all_AYSKLD[each, layer, :, :, :length][slots] for each in (0, 1))
+        return keys_BKLD, values_BKLD
 
     def move(self, move: Move) -> None:
         """Copy a place's positions to another."""
-        self._all_AYSLKD[:, :, move.target, : move.length] = self._all_AYSLKD[:, :, move.source, : move.length]
+        self._all_AYSKLD[:, :, move.target, :, : move.length] = self._all_AYSKLD[:, :, move.source, :, : move.length]
 
     def copy_out(self, slot: int, start: int, stop: int) -> Tensor:
-        """A copy (A, Y, T, K, D) of some positions."""
-        return self._all_AYSLKD[:, :, slot, start:stop].clone()
+        """A copy (A, Y, K, T, D) of some positions."""
+        return self._all_AYSKLD[:, :, slot, :, start:stop].clone()
 
-    def copy_in(self, slot: int, start: int, block_AYTKD: Tensor) -> None:
+    def copy_in(self, slot: int, start: int, block_AYKTD: Tensor) -> None:
         """Put a copy back, to any place at the same position."""
-        self._all_AYSLKD[:, :, slot, start : start + block_AYTKD.shape[2]] = block_AYTKD
+        self._all_AYSKLD[:, :, slot, :, start : start + block_AYKTD.shape[3]] = block_AYKTD
 
 
 def _zeros(shape: tuple[int, ...], *, dtype: torch.dtype, device: torch.device) -> Tensor:
