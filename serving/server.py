@@ -6,6 +6,7 @@ these is put right.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -127,6 +128,10 @@ def serve(part: Part, listening: Listening, *, on_ready: Callable[[str], None]) 
     health.install(app, part.health)
     part.install(app)
     threading.Thread(target=_announce, args=(listening, part.health, on_ready), daemon=True).start()
+    # What was made until now stays: looking through hundreds of thousands of objects for garbage would halt every
+    # stream for a tenth of a second, again and again.
+    gc.collect()
+    gc.freeze()
     try:
         Server(listening, part.health).start(part.models())
     finally:
