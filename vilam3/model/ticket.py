@@ -12,6 +12,7 @@ from vilam3.errors import VilaM3Error
 from vilam3.model.detokenise import Detokeniser
 
 POLL_S = 0.05  # how often a caller who waits for a token may look at something else
+PATIENT_S = 1.0  # likewise one who waits for the whole: many who look often take the engine's processors from it
 # How often tokens are handed over, after the first. Sooner than anyone reads; but each time a caller's thread takes the
 # interpreter, which the engine's thread needs for the next pass.
 TELL_EVERY_S = 0.03
@@ -84,6 +85,7 @@ class DecodingTicket:
         self._wake = wake
         self._stops = tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
+        self._poll_s = PATIENT_S if math.isinf(mailbox.every_s) else POLL_S
 
     def cancel(self) -> None:
         """See `Ticket.cancel`."""
@@ -113,7 +115,7 @@ class DecodingTicket:
         """All tokens that have come, and the end if it has; nothing after a moment."""
         ids: list[int] = []
         try:
-            told = self.mailbox.told.get(timeout=POLL_S)
+            told = self.mailbox.told.get(timeout=self._poll_s)
             while isinstance(told, list):
                 ids.extend(told)
                 told = self.mailbox.told.get_nowait()
