@@ -41,6 +41,7 @@ class Limits:
         chunk: Most prompt positions of one pass; what a long prompt delays the others by.
         prefix_bytes: Memory for keys and values of earlier prompts and replies.
         feature_bytes: Memory for what the vision tower made of pictures.
+        packed_bytes: Memory for a copy of the language model's weights that a processor multiplies faster with.
     """
 
     slots: int = 16
@@ -48,6 +49,7 @@ class Limits:
     chunk: int = 256
     prefix_bytes: int = 512 * 2**20
     feature_bytes: int = 128 * 2**20
+    packed_bytes: int = 2**30
 
 
 class Loop:
@@ -72,7 +74,7 @@ class Loop:
         self._tokens_per_image = loaded.config.tokens_per_image
         spare = limits.slots  # one place more than are given out, for recordings
         self._cache = SlotCache(loaded.config.llm, slots=spare + 1, dtype=model.dtype, device=model.device)
-        self._network = Network(model, self._cache)
+        self._network = Network(model, self._cache, packed_bytes=limits.packed_bytes)
         self._recorded: RecordedDecoding | None = None
         if model.device.type == "cuda":
             self._recorded = RecordedDecoding(self._network, slots=limits.slots, spare=spare, record=cuda_graph)

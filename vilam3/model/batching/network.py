@@ -8,14 +8,16 @@ Legend: N tokens of the pass, B rows that are decoded, T tokens of a piece, L po
 heads, G query heads that share one (Q / K), D width of a head, H width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 
 from vilam3.model.batching.cache import SlotCache
+from vilam3.model.batching.packed import Linear, Packing
 from vilam3.model.config import IMAGE_TOKEN_ID
 from vilam3.model.vila import Vila
 
@@ -75,11 +77,52 @@ class _Prompted:
     mask_TL: Tensor | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Layer:
+    """What one layer multiplies with, and the weights of its norms."""
+
+    queries: Linear
+    keys: Linear
+    values: Linear
+    mixed: Linear
+    gate: Linear
+    up: Linear
+    down: Linear
+    act: Callable[[Tensor], Tensor]
+    before_attention_H: Tensor
+    before_mlp_H: Tensor
+
+    @classmethod
+    def of(cls, layer: Any, packing: Packing) -> "_Layer":  # noqa: ANN401 - transformers' own, which has no types
+        attention, mlp = layer.self_attn, layer.mlp
+        return cls(
+            queries=packing.of(attention.q_proj),
+            keys=packing.of(attention.k_proj),
+            values=packing.of(attention.v_proj),
+            mixed=packing.of(attention.o_proj),
+            gate=packing.of(mlp.gate_proj),
+            up=packing.of(mlp.up_proj),
+            down=packing.of(mlp.down_proj),
+            act=mlp.act_fn,
+            before_attention_H=layer.input_layernorm.weight,
+            before_mlp_H=layer.post_attention_layernorm.weight,
+        )
+
+    def mlp(self, normed_NH: Tensor) -> Tensor:
+        return self.down(self.act(self.gate(normed_NH)) * self.up(normed_NH))
+
+
 class Network:
     """The language model on a cache of places."""
 
-    def __init__(self, model: Vila, cache: SlotCache) -> None:
-        """Run `model` on `cache`."""
+    def __init__(self, model: Vila, cache: SlotCache, *, packed_bytes: int = 0) -> None:
+        """Run `model` on `cache`.
+
+        Args:
+            model: Its weights do not change any more.
+            cache: Places.
+            packed_bytes: Memory for a copy of weights that a processor multiplies faster with.
+        """
         self.model = model
         self.cache = cache
         config = model.config.llm
@@ -87,6 +130,9 @@ class Network:
         self._shared = config.num_attention_heads // config.num_key_value_heads
         self._head = config.hidden_size // config.num_attention_heads
         self._eps = config.rms_norm_eps
+        packing = Packing(packed_bytes)
+        self._all_layers = [_Layer.of(layer, packing) for layer in model.llm.model.layers]
+        self._head_of_words = packing.of(model.llm.lm_head)
         positions_1L = torch.arange(config.max_position_embeddings, device=model.device)[None]
         like = torch.empty(0, dtype=model.dtype, device=model.device)
         cos_1LD, sin_1LD = model.llm.model.rotary_emb(like, positions_1L)
@@ -148,15 +194,15 @@ class Network:
         self, hidden_NH: Tensor, at: tuple[Tensor, Tensor], decoded: _Decoded | None, prompted: Sequence[_Prompted]
     ) -> Tensor:
         cos_N1D, sin_N1D = self._cos_L1D[at[1]], self._sin_L1D[at[1]]
-        for index, layer in enumerate(self.model.llm.model.layers):
-            attention, normed_NH = layer.self_attn, self._normed(hidden_NH, layer.input_layernorm.weight)
-            keys_NKD = attention.k_proj(normed_NH).view(-1, self._kv_heads, self._head)
-            values_NKD = attention.v_proj(normed_NH).view(-1, self._kv_heads, self._head)
+        for index, layer in enumerate(self._all_layers):
+            normed_NH = self._normed(hidden_NH, layer.before_attention_H)
+            keys_NKD = layer.keys(normed_NH).view(-1, self._kv_heads, self._head)
+            values_NKD = layer.values(normed_NH).view(-1, self._kv_heads, self._head)
             self.cache.write(index, at, _turned(keys_NKD, cos_N1D, sin_N1D), values_NKD)
-            queries_NQD = attention.q_proj(normed_NH).view(-1, self._kv_heads * self._shared, self._head)
+            queries_NQD = layer.queries(normed_NH).view(-1, self._kv_heads * self._shared, self._head)
             mixed_NH = self._attend(index, _turned(queries_NQD, cos_N1D, sin_N1D), decoded, prompted)
-            hidden_NH = hidden_NH + attention.o_proj(mixed_NH)
-            hidden_NH = hidden_NH + layer.mlp(self._normed(hidden_NH, layer.post_attention_layernorm.weight))
+            hidden_NH = hidden_NH + layer.mixed(mixed_NH)
+            hidden_NH = hidden_NH + layer.mlp(self._normed(hidden_NH, layer.before_mlp_H))
         return hidden_NH
 
     def _attend(
@@ -189,7 +235,7 @@ class Network:
         return rms_norm(hidden_NH, weight_H.shape, weight_H, self._eps)
 
     def _logits(self, hidden_NH: Tensor) -> Tensor:
-        logits_NV: Tensor = self.model.llm.lm_head(self._normed(hidden_NH, self.model.llm.model.norm.weight))
+        logits_NV: Tensor = self._head_of_words(self._normed(hidden_NH, self.model.llm.model.norm.weight))
         return logits_NV
 
 
