@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+TEMPORARY = "PYTEST_DEBUG_TEMPROOT"  # pytest's own name for it
 NOTHING_COLLECTED = 5  # pytest's exit code
 REASON = re.compile(r"^SKIPPED \[\d+\] \S+?: (?:SKIPPED: )?(.+)$")
 
@@ -27,11 +30,17 @@ class Result:
     seconds: float = 0.0
 
 
-def run(tier: str, arguments: Sequence[str]) -> Result:
-    """Run pytest with these arguments; a tier of which nothing could run is skipped, not passed."""
+def run(tier: str, arguments: Sequence[str], *, label: str = "") -> Result:
+    """Run pytest with these arguments; a tier of which nothing could run is skipped, not passed.
+
+    Args:
+        tier: Its name.
+        arguments: Of pytest.
+        label: Before each of its lines, where other tiers print as well.
+    """
     print(f"\n== {tier}", flush=True)
     began = time.monotonic()
-    code, lines = _pytest(arguments)
+    code, lines = _pytest(arguments, label)
     seconds, closing = time.monotonic() - began, lines[-1].strip().strip("= ") if lines else ""
     if code == NOTHING_COLLECTED:
         return Result(tier=tier, state="SKIPPED", detail="every test was deselected here", seconds=seconds)
@@ -55,15 +64,19 @@ def show(results: Sequence[Result]) -> int:
     return 1 if any(result.state == "FAILED" for result in results) else 0
 
 
-def _pytest(arguments: Sequence[str]) -> tuple[int, list[str]]:
+def _pytest(arguments: Sequence[str], label: str) -> tuple[int, list[str]]:
     # One thread for each worker: more of them than cores makes everything slower.
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | dict(os.environ)
+    if label:  # runs that share a folder for temporary files clear up each other's
+        place = Path(environment.get(TEMPORARY, tempfile.gettempdir())) / f"vilam3-{label.strip(' :')}"
+        place.mkdir(parents=True, exist_ok=True)
+        environment[TEMPORARY] = str(place)
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
     lines: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603 - ourselves
         assert process.stdout is not None
         for line in process.stdout:
-            print(line, end="", flush=True)
+            print(f"{label}{line}", end="", flush=True)
             if line.strip():
                 lines.append(line.rstrip())
     return process.returncode, lines

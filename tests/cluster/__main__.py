@@ -1,10 +1,14 @@
 """Run tiers on real clusters and say what became of each: ``python -m tests.cluster [--built-only] [TIER ...]``.
 
+Tiers mostly wait, for pods to come and for nodes to be missed. So those that bring up a cluster of their own run beside
+those that share the one of ``make cluster-up``.
+
 With ``--built-only``, a tier that would first have to build programs or environments of images is skipped.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests import tiers
@@ -24,6 +28,9 @@ TIERS: Mapping[str, Sequence[str]] = {
     "operators": ("cluster/test_full.py",),
     "kfp": (),
 }
+# Those of one lane follow each other; the last two measure, and have the machine to themselves.
+LANES = (("api", "node", "scale", "kfp"), ("kserve", "ray"))
+ALONE = ("autoscale", "operators")
 ABSENT = {
     "kfp": "the back end of Kubeflow Pipelines cannot be built here: its module is not to be had from the Go module "
     "proxy (asked on 2026-11-25); docs/adr/0011-no-kubeflow-pipelines-in-the-test-cluster.md"
@@ -36,10 +43,20 @@ def main(words: list[str]) -> int:
     if unknown := sorted(set(chosen) - set(TIERS)):
         print(f"python -m tests.cluster: no tier {', '.join(unknown)}; there are {', '.join(TIERS)}", file=sys.stderr)  # noqa: T201 - a program
         return 2
-    return tiers.show([_run(tier, built_only=built_only) for tier in TIERS if not chosen or tier in chosen])
+    wanted = chosen or list(TIERS)
+    lanes = [chosen_of for lane in LANES if (chosen_of := [tier for tier in lane if tier in wanted])]
+    with ThreadPoolExecutor(len(LANES)) as pool:
+        together = pool.map(lambda lane: _lane(lane, built_only=built_only, is_alone=len(lanes) == 1), lanes)
+        results = [result for lane in together for result in lane]
+    results += _lane([tier for tier in ALONE if tier in wanted], built_only=built_only, is_alone=True)
+    return tiers.show(sorted(results, key=lambda result: list(TIERS).index(result.tier)))
 
 
-def _run(tier: str, *, built_only: bool) -> Result:
+def _lane(chosen: Sequence[str], *, built_only: bool, is_alone: bool) -> list[Result]:
+    return [_run(tier, built_only=built_only, label="" if is_alone else f"{tier}: ") for tier in chosen]
+
+
+def _run(tier: str, *, built_only: bool, label: str) -> Result:
     places = [HERE / place for place in TIERS[tier]]
     absent = ABSENT.get(tier, "")
     if not absent and not all(map(_has_tests, places)):
@@ -48,7 +65,7 @@ def _run(tier: str, *, built_only: bool) -> Result:
         absent = built.lacking(tier)
     if absent:
         return Result(tier=tier, state="SKIPPED", detail=absent)
-    return tiers.run(tier, ["-vv", "-s", "-rs", *map(str, places)])  # a line for each test
+    return tiers.run(tier, ["-vv", "-s", "-rs", *map(str, places)], label=label)  # a line for each test
 
 
 def _has_tests(place: Path) -> bool:
