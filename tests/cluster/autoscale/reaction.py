@@ -15,7 +15,7 @@ from vilam3.artifacts import write_json
 
 PART = "vlm"
 DEPLOYMENT = f"{RELEASE}-{PART}-predictor"
-PER_SECOND = 4
+PER_SECOND = 16  # of one token each: more than one replica may use of the processors, and less than two
 QUESTION_EVERY = 1  # every request asks the model
 BEFORE_S = 10.0  # watched without load
 FULL_S = 45.0  # under load, once there are more replicas
