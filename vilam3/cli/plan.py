@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 ACCELERATORS = ("a100-80gb", "h100", "h200")
 UNKNOWN = "?"
 SHOWN_NAMES = 3
+WORK = ("devices", "steps", "samples", "tokens", "GPU-hours", "hours", "kWh at most", "cost")
+MEMORY = ("learn", *(f"ZeRO-{zero}" for zero in (0, 1, 2, 3)), "activations", "weights", "to resume")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -77,18 +79,18 @@ def _print(recipe: "Recipe", plans: "list[StagePlan]", assumptions: "Assumptions
     from rich.console import Console
     from rich.table import Table
 
-    work = Table(title=f"Plan of {recipe.name}", box=box.SIMPLE)
-    for heading in ("stage", "devices", "steps", "samples", "tokens", "GPU-hours", "hours", "kWh at most", "cost"):
-        work.add_column(heading, justify="left" if heading == "stage" else "right")
-    memory = Table(title="Memory of one device, and size of a checkpoint", box=box.SIMPLE)
-    headings = ("stage", "learn", *(f"ZeRO-{zero}" for zero in (0, 1, 2, 3)), "activations", "weights", "to resume")
-    for heading in headings:
-        memory.add_column(heading, justify="left" if heading == "stage" else "right")
-    for one in plans:
-        work.add_row(one.name, str(one.devices), *_work_cells(one))
-        memory.add_row(one.name, *_memory_cells(one))
     console = Console()
-    console.print(work, memory)
+    for title, headings, cells in (
+        (f"Plan of {recipe.name}", WORK, [(str(one.devices), *_work_cells(one)) for one in plans]),
+        ("Memory of one device, and size of a checkpoint", MEMORY, [_memory_cells(one) for one in plans]),
+    ):
+        # a row for each quantity: the stages are few, and fit beside each other
+        table = Table("", title=title, box=box.SIMPLE, padding=0, pad_edge=False)
+        for one in plans:
+            table.add_column(f" {one.name}", justify="right", overflow="fold")
+        for heading, *row in zip(headings, *cells, strict=True):
+            table.add_row(heading, *row)
+        console.print(table)
     for line in _notes(plans, assumptions):
         console.print(line, highlight=False)
 
