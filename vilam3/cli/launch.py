@@ -4,21 +4,19 @@
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vilam3.cli.main import Verbs
 
 if TYPE_CHECKING:
-    from vilam3.launch.attach import Place
     from vilam3.launch.job import Request
     from vilam3.launch.run import Account
 
 EXAMPLE = """\
 The job is named for run, stage and recipe: the same command again finds it and goes on watching, and never starts
-another. Ctrl-C leaves the job alone; SIGTERM ends it, since that is how a run of a pipeline is stopped. What the pods
+another. SIGTERM ends the job, since that is how a run of a pipeline is stopped; Ctrl-C leaves it alone, and a job that
+nobody watches for long (training.unwatchedSeconds of the chart) saves its state and ends by itself. What the pods
 of the job need to know of the installation is in the template, which the chart makes:
   kubectl -n kubeflow get configmap vilam3-rayjob -o jsonpath='{.data.rayjob\\.json}' > rayjob.json
 
@@ -29,8 +27,6 @@ example: vilam3 launch --recipe pipelines/recipes/vila-m3-8b.toml --stage stage4
            --namespace kubeflow
 """
 TEMPLATE = Path("/etc/vilam3/rayjob.json")
-NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-POD_VARIABLE = "VILAM3_POD"
 EVERY_S = 10.0
 
 
@@ -73,29 +69,26 @@ def run(arguments: argparse.Namespace) -> int:
     """Launch, and print what came of it as JSON."""
     from vilam3.launch.job import Template, render
     from vilam3.launch.run import launch
+    from vilam3.launch.step import here, say
 
     template = Template.read(arguments.template)
     if arguments.dry_run:
         request = _request(arguments, run_id=arguments.run_id or "dry-run")
         print(json.dumps(render(request, template=template), indent=2))
         return 0
-    place = _place(arguments)
+    place = here(arguments.namespace)
     owner = place.owner()
     request = _request(arguments, run_id=arguments.run_id or (owner or {}).get("uid", ""))
 
     def on_end(account: "Account") -> None:
         from vilam3.launch.record import publish
 
-        publish(request, account, runs=arguments.runs, page_file=arguments.page, say=_say)
+        publish(request, account, runs=arguments.runs, page_file=arguments.page, say=say)
 
-    found = launch(request, template=template, place=place, say=_say, on_end=on_end, every_s=arguments.every_s)
+    found = launch(request, template=template, place=place, say=say, on_end=on_end, every_s=arguments.every_s)
     shown = {key: value for key, value in found.result.to_json().items() if key != "losses"}
     print(json.dumps({**shown, "out": found.model, "kept": found.kept, "job": found.account.job}, indent=2))
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _request(arguments: argparse.Namespace, *, run_id: str) -> "Request":
@@ -112,14 +105,3 @@ def _request(arguments: argparse.Namespace, *, run_id: str) -> "Request":
         strategy=arguments.strategy,
         run_id=run_id,
     )
-
-
-def _place(arguments: argparse.Namespace) -> "Place":
-    from vilam3.cluster import Cluster
-    from vilam3.errors import UserError
-    from vilam3.launch.attach import Place
-
-    namespace = arguments.namespace or (NAMESPACE.read_text("utf-8").strip() if NAMESPACE.is_file() else "")
-    if not namespace:
-        raise UserError("vilam3 launch: no namespace; give --namespace, the one that the chart's template is in")
-    return Place(cluster=Cluster.connect(), namespace=namespace, pod=os.environ.get(POD_VARIABLE, ""))

@@ -51,6 +51,12 @@ def register(verbs: Verbs) -> None:
     parser.add_argument(
         "--news", metavar="URI", help="keep the newest progress, and how it ended, in this object of a store (s3://)"
     )
+    parser.add_argument(
+        "--unwatched-s",
+        type=float,
+        metavar="S",
+        help="with --news: save the state and end when whoever launched this has left no mark there for so long",
+    )
     _register_launch(parser)
     parser.add_argument(
         "--preflight",
@@ -111,7 +117,8 @@ def _told(arguments: argparse.Namespace, recipe: "Recipe") -> "StageResult":
     from vilam3.train.launch import model_uri
     from vilam3.train.news import telling
 
-    with telling(arguments.news) as teller, reporting(arguments.stage, file=arguments.progress_file) as progress:
+    telling_it = telling(arguments.news, unwatched_s=arguments.unwatched_s)
+    with telling_it as teller, reporting(arguments.stage, file=arguments.progress_file) as progress:
 
         def report(step: int, steps: int, loss: float, seconds_left: float) -> None:
             progress(step, steps, loss, seconds_left)

@@ -11,7 +11,7 @@ from vilam3.errors import ClusterError, ClusterOutOfReachError, OutOfReachError,
 from vilam3.launch.failure import classify
 from vilam3.launch.job import KIND, NEWS, REQUEST, TEMPLATE, Request, Template, render
 from vilam3.launch.status import CLUSTER, observed
-from vilam3.train.news import News, heard
+from vilam3.train.news import News, heard, mark
 
 DISRUPTED = "DisruptionTarget"
 TRIES, TRY_EVERY_S = 30, 10.0
@@ -77,6 +77,10 @@ class Attached:
     def news(self) -> News | None:
         """Its newest word."""
         return heard(self.news_uri)
+
+    def mark(self) -> None:
+        """Let it know that it is watched."""
+        mark(self.news_uri)
 
     def end(self) -> None:
         """Delete it, which gives its machines back."""

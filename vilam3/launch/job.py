@@ -18,7 +18,9 @@ from vilam3.train.record import digest_of
 KIND = Kind(group="ray.io", version="v1", plural="rayjobs")
 REQUEST, TEMPLATE, NEWS = "vilam3/request-digest", "vilam3/template-digest", "vilam3/news"
 PER_POD, STARTING, STALLED = "vilam3/workers-per-pod", "vilam3/starting-seconds", "vilam3/stalled-seconds"
+UNWATCHED = "vilam3/unwatched-seconds"
 RECIPE_VARIABLE = "VILAM3_RECIPE"
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")  # of `vilam3.train.strategy`, which needs torch
 HERE = "/tmp/vilam3"  # noqa: S108 - a volume of the pod's own
 LAUNCHED = "launched"  # folder below the checkpoints
 DIGITS = 12
@@ -55,6 +57,8 @@ class Request:
         self.recipe.stage(self.stage)
         if not self.run_id:
             raise UserError("vilam3 launch: no run to belong to; give --run-id, any name that a later try gives again")
+        if self.strategy and self.strategy not in STRATEGIES:
+            raise RecipeError(f"strategy={self.strategy}: not known; use one of {', '.join(STRATEGIES)}")
         if self.workers is not None and self.workers < 1:
             raise RecipeError(f"workers={self.workers}: must be at least 1")
         if not self.base and not self.recipe.starts_from_nothing(self.stage):
@@ -98,12 +102,14 @@ class Template:
         workers_per_pod: Accelerators of a pod, each with a process; 1 where there are none.
         starting_s: How long a job that has machines may take to its first step.
         stalled_s: How long a step may take.
+        unwatched_s: How long a job goes on that nobody watches.
     """
 
     manifest: Manifest
     workers_per_pod: int
     starting_s: float
     stalled_s: float
+    unwatched_s: float
 
     @classmethod
     def read(cls, path: Path) -> "Template":
@@ -121,6 +127,7 @@ class Template:
                 workers_per_pod=int(told[PER_POD]),
                 starting_s=float(told[STARTING]),
                 stalled_s=float(told[STALLED]),
+                unwatched_s=float(told[UNWATCHED]),
             )
         except OSError as error:
             raise UserError(
@@ -168,7 +175,7 @@ def render(
     metadata["annotations"] |= {REQUEST: request.digest, TEMPLATE: template.digest, NEWS: news}
     if owner is not None:
         metadata["ownerReferences"] = [dict(owner)]
-    spec["entrypoint"] = _command(request, news)
+    spec["entrypoint"] = _command(request, news, unwatched_s=template.unwatched_s)
     cluster = spec["rayClusterSpec"]
     (container, *_) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
     container["env"].append({"name": RECIPE_VARIABLE, "value": request.recipe.resolved_json().replace("$(", "$$(")})
@@ -177,12 +184,12 @@ def render(
     return manifest
 
 
-def _command(request: Request, news: str) -> str:
+def _command(request: Request, news: str, *, unwatched_s: float) -> str:
     """What the head runs, in a shell; the recipe comes by its environment, so that the command stays readable."""
     words = ["vilam3", "train", "--stage", request.stage, "--corpus", request.corpus]
     words += ["--base", request.base] if request.base else []
     words += ["--out", f"{HERE}/{request.stage}", "--runs", HERE, "--launcher", "ray"]
     words += ["--workers", str(request.num_workers)]
     words += ["--strategy", request.strategy] if request.strategy else []
-    words += ["--checkpoints", request.checkpoints, "--news", news]
+    words += ["--checkpoints", request.checkpoints, "--news", news, "--unwatched-s", f"{unwatched_s:g}"]
     return f'{shlex.join(words)} --resolved-recipe "${RECIPE_VARIABLE}"'

@@ -23,6 +23,7 @@ BROKEN_S = 600.0  # a registry may be away for a moment
 BLIND_S = 3600.0  # without an answer of the API server or the store
 EVERY_S = 10.0
 SAY_EVERY_S = 60.0
+MARK_EVERY_S = 60.0
 
 
 class Source(Protocol):
@@ -38,6 +39,10 @@ class Source(Protocol):
 
     def news(self) -> News | None:
         """Its newest word."""
+        ...
+
+    def mark(self) -> None:
+        """Let it know that it is watched."""
         ...
 
 
@@ -82,6 +87,7 @@ class Watch:
         self._seconds: dict[Phase, float] = {}
         self._incidents: deque[tuple[float, Finding]] = deque(maxlen=1000)
         self._said = ("", float("-inf"))
+        self._marked_at = float("-inf")
         self._place: tuple[Phase, int] | None = None
         self._held_s = self._broken_s = self._blind_s = 0.0  # in this place, so broken, without an answer
 
@@ -119,6 +125,9 @@ class Watch:
         job = self._source.job()
         if job is None:
             return None
+        if time.monotonic() - self._marked_at >= MARK_EVERY_S:
+            self._source.mark()
+            self._marked_at = time.monotonic()
         name = (job.get("status") or {}).get("rayClusterName")
         pods = self._source.pods(f"{CLUSTER}={name}") if name else []
         return observed(job, pods, self._source.news())

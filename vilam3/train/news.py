@@ -1,13 +1,18 @@
 """What a training job leaves in the object store for whoever launched it: how far it is, and how it ended.
 
-The job and its launcher share nothing else. The launcher may be gone for a while, and so may the store.
+The job and its launcher share nothing else. The launcher may be gone for a while, and so may the store. But a launcher
+that never comes back, since the run it served was ended and nobody waited for it, must not leave a job that holds
+accelerators for days: it leaves a mark now and then, and a job that sees no new one for long saves its state and ends.
 """
 
 import contextlib
 import json
 import logging
+import os
+import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
@@ -45,10 +50,12 @@ class News:
 class Teller:
     """Takes every reading and writes the newest one now and then; a store that is away delays the news only."""
 
-    def __init__(self, store: ObjectStore, key: str) -> None:
+    def __init__(self, store: ObjectStore, key: str, *, unwatched_s: float | None) -> None:
         """Use `telling` instead."""
         self._store = store
         self._key = key
+        self._unwatched_s = unwatched_s
+        self._mark: tuple[bytes, float] = (b"", time.monotonic())  # the newest, and when it was first seen
         self._news = News()
         self._written: News | None = None
         self._is_over = threading.Event()
@@ -82,6 +89,22 @@ class Teller:
     def _write_now_and_then(self) -> None:
         while not self._is_over.wait(EVERY_S):
             self._write()
+            if self._unwatched_s is not None and self._unwatched_for() > self._unwatched_s:
+                log.warning("nobody has watched this job for %.0f s: it saves its state and ends", self._unwatched_s)
+                os.kill(os.getpid(), signal.SIGTERM)
+                self._unwatched_s = None
+
+    def _unwatched_for(self) -> float:
+        """Seconds since the launcher left a new mark; a store that is away says nothing of the launcher."""
+        try:
+            mark = self._store.get(_mark_key(self._key))
+        except NotFoundError:
+            mark = b""
+        except ArtifactError:
+            return 0.0
+        if mark != self._mark[0]:
+            self._mark = (mark, time.monotonic())
+        return time.monotonic() - self._mark[1]
 
     def _write(self) -> bool:
         """Whether the store has the newest word."""
@@ -112,14 +135,33 @@ def heard(uri: str) -> News | None:
         raise ArtifactError(f"{uri}: is not the news of a job ({error}); it was written by another release") from error
 
 
+def mark(uri: str) -> None:
+    """Let the job whose news are at `uri` know that somebody watches.
+
+    Raises:
+        ArtifactError: the store refuses or is out of reach.
+    """
+    place, _, key = uri.rpartition("/")
+    open_store(place).put(_mark_key(key), uuid.uuid4().bytes)
+
+
+def _mark_key(key: str) -> str:
+    return f"{key.removesuffix('.json')}.watched"
+
+
 @contextlib.contextmanager
-def telling(uri: str | None) -> Iterator[Teller | None]:
-    """Leave news at `uri` while the block runs, and why it failed; None where nobody asked for any."""
+def telling(uri: str | None, *, unwatched_s: float | None = None) -> Iterator[Teller | None]:
+    """Leave news at `uri` while the block runs, and why it failed; None where nobody asked for any.
+
+    Args:
+        uri: An object of a store.
+        unwatched_s: Send this process SIGTERM when nobody has watched for so long; None: never.
+    """
     if not uri:
         yield None
         return
     place, _, key = uri.rpartition("/")
-    teller = Teller(open_store(place), key)
+    teller = Teller(open_store(place), key, unwatched_s=unwatched_s)
     teller.start()
     try:
         yield teller

@@ -20,6 +20,7 @@
 {{- if .Values.mlflow.postgresql.enabled }}{{ $_ := set $needed "mlflow.postgresql.secret" .Values.mlflow.postgresql.secret }}{{ else }}{{ $_ := set $needed "mlflow.databaseSecret" .Values.mlflow.databaseSecret }}{{ end -}}
 {{- end -}}
 {{- if .Values.pipelines.schedule }}{{ range $name, $uri := .Values.pipelines.retrain }}{{ $_ := set $needed (printf "pipelines.retrain.%s" $name) $uri }}{{ end }}{{ end -}}
+{{- if and .Values.pipelines.enabled (eq .Values.pipelines.launcher "rayjob") }}{{ $_ := set $needed "training.checkpoints" .Values.training.checkpoints }}{{ end -}}
 {{- if .Values.training.job.enabled -}}
 {{- $_ := set $needed "training.claim" .Values.training.claim -}}
 {{- range list "corpus" "out" }}{{ $_ := set $needed (printf "training.job.%s" .) (get $.Values.training.job .) }}{{ end -}}

@@ -80,6 +80,7 @@ metadata:
     vilam3/workers-per-pod: {{ max 1 (int .Values.training.workers.gpus) | quote }}
     vilam3/starting-seconds: {{ .Values.training.startingSeconds | quote }}
     vilam3/stalled-seconds: {{ .Values.training.stalledSeconds | quote }}
+    vilam3/unwatched-seconds: {{ .Values.training.unwatchedSeconds | quote }}
 spec:
   {{- include "vilam3.training.job" (list . "" 0) | nindent 2 }}
 {{- end }}
