@@ -38,4 +38,4 @@ def launch_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a 
     metrics.log_metric("seconds", found.result.seconds)
     for phase, seconds in found.account.seconds.items():
         metrics.log_metric(f"seconds_{phase}", seconds)
-    return (found.model, found.kept)  # type: ignore[return-value]  # as KFP takes it
+    return (found.model, found.kept)

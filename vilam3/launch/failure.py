@@ -97,7 +97,7 @@ BY_TEXT: tuple[tuple[re.Pattern[str], Cause], ...] = (
     (re.compile(r"\bXid\b|uncorrectable ECC|fallen off the bus", re.IGNORECASE), XID),
     (re.compile(r"CUDA out of memory|OutOfMemoryError: CUDA|CUDA error: out of memory"), GPU_MEMORY),
     (
-        re.compile(r"NCCL.{0,80}(time[d ]?-?out|error)|ncclSystemError|ncclRemoteError|Watchdog caught", re.IGNORECASE),
+        re.compile(r"NCCL.{0,80}(timed?[ -]?out|error)|ncclSystemError|ncclRemoteError|Watchdog caught", re.IGNORECASE),
         NCCL,
     ),
     (re.compile(r"OutOfMemoryError|killed due to (the node )?running low on memory"), MEMORY),

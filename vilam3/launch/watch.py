@@ -133,8 +133,8 @@ class Watch:
         return observed(job, pods, self._source.news())
 
     def _be_blind(self, took: float, error: Exception) -> None:
+        self._tell(f"no answer, the job goes on by itself: {error}", at_once=not self._blind_s)
         self._blind_s += took
-        self._tell(f"no answer, the job goes on by itself: {error}")
         if self._blind_s > self._deadlines.blind_s:
             blind = format_seconds(self._blind_s)
             raise JobLostError(f"no answer for {blind} ({error}); the job may go on, try again to find it") from error

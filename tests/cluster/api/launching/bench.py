@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ def until(what: Callable[[], Any], words: str) -> Any:  # noqa: ANN401 - whateve
             return found
         time.sleep(POLL_S)
     raise AssertionError(words)
+
+
+def disrupted(reason: str) -> dict[str, Any]:
+    """Status of a pod that has to go; without a time it would be taken for stale and put right."""
+    at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason, "lastTransitionTime": at}]}
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.api.launching.bench import SHORT_S, Bench
+from tests.cluster.api.launching.bench import SHORT_S, Bench, disrupted
 from vilam3.launch.job import NEWS
 from vilam3.objects import open_store
 from vilam3.tracking import connect
@@ -23,10 +23,6 @@ def _ended(reason: str, code: int) -> dict[str, Any]:
                                    "state": ended}]}  # fmt: skip
 
 
-def _disrupted(reason: str) -> dict[str, Any]:
-    return {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason}]}
-
-
 def _log(end: str) -> dict[str, str]:
     text = "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\n"
     return {"message": text + end}
@@ -36,9 +32,9 @@ def _log(end: str) -> dict[str, str]:
 CASES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any], News | None, int, str]] = {
     "host-memory": ({}, _ended("OOMKilled", 137), None, 1, "want of memory (pod worker on gpu-1)"),
     "killed": ({}, _ended("Error", 137), None, 75, "killed from outside"),
-    "preempted": ({}, _disrupted("PreemptionByScheduler"), None, 75, "more importance"),
-    "node-lost": ({}, _disrupted("DeletionByTaintManager"), None, 75, "a machine was lost"),
-    "evicted": ({}, _disrupted("EvictionByEvictionAPI"), None, 75, "a machine was emptied"),
+    "preempted": ({}, {"disrupted": "PreemptionByScheduler"}, None, 75, "more importance"),
+    "node-lost": ({}, {"disrupted": "DeletionByTaintManager"}, None, 75, "a machine was lost"),
+    "evicted": ({}, {"disrupted": "EvictionByEvictionAPI"}, None, 75, "a machine was emptied"),
     "nccl": (
         _log("[Rank 3] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12, OpType=ALLREDUCE)"),
         {}, None, 75, "accelerators lost each other",
@@ -61,6 +57,7 @@ def test_a_failure_has_its_class(name: str, bench: Bench) -> None:
     launcher = bench.start("run-1")
     launcher.await_words("queued")
     if worker:
+        worker = disrupted(worker["disrupted"]) if "disrupted" in worker else worker  # which is as of now
         bench.make_pod("worker", status=worker, labels=WORKER, node="gpu-1")
     if news is not None:
         bench.tell(news)
