@@ -22,9 +22,8 @@ of the job need to know of the installation is in the template, which the chart 
 
 Exit code 0: trained | 2: mend what it says | 75: lost to machines or asked to end, run it again | 1: anything else
 
-example: vilam3 launch --recipe pipelines/recipes/vila-m3-8b.toml --stage stage4_expert --corpus s3://data/corpus
-           --base s3://data/vila-m3-8b --checkpoints s3://data/checkpoints --run-id try-1 --template rayjob.json
-           --namespace kubeflow
+example: vilam3 launch --recipe pipelines/recipes/tiny.toml --stage stage1_align --corpus s3://data/corpus \\
+  --checkpoints s3://data/checkpoints --run-id try-1 --template rayjob.json --namespace kubeflow
 """
 TEMPLATE = Path("/etc/vilam3/rayjob.json")
 EVERY_S = 10.0

@@ -59,7 +59,10 @@ def test_news_of_another_release_are_no_news(uri: str, tmp_path: Path) -> None:
 
 def test_a_job_that_comes_back_from_a_queue_is_starting_until_its_next_step() -> None:
     """News of before say nothing of the cluster that is being started now."""
-    job: dict[str, dict[str, object]] = {"spec": {}, "status": {"jobDeploymentStatus": "Initializing", "jobStatus": "PENDING"}}
+    job: dict[str, dict[str, object]] = {
+        "spec": {},
+        "status": {"jobDeploymentStatus": "Initializing", "jobStatus": "PENDING"},
+    }
     assert observed(job, [], News(step=7, steps=9)).phase == "starting"
     job["status"]["jobStatus"] = "RUNNING"
     assert observed(job, [], News(step=7, steps=9)).phase == "running"
