@@ -15,6 +15,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - inputs and outputs of a step
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     selection: dsl.Output[dsl.ClassificationMetrics],
+    kept: str = "",
 ) -> None:
     """Choose the best checkpoint on validation patients and measure it on test patients."""
     from pathlib import Path
@@ -26,6 +27,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - inputs and outputs of a step
     found = steps.evaluate(
         parse_resolved(recipe),
         checkpoint=Path(checkpoint.path),
+        kept=kept,
         corpus=Path(corpus.path),
         experts=Path(experts.path),
         model=Path(model.path),

@@ -80,6 +80,12 @@ def _register_compile(actions: Verbs) -> None:
     _add_first(parser)
     parser.add_argument("--image", default="", metavar="REF", help="image of all steps, best by digest")
     parser.add_argument(
+        "--launcher",
+        choices=("here", "rayjob"),
+        default="here",
+        help="train in the pods of the steps, or by a RayJob for each stage (%(default)s)",
+    )
+    parser.add_argument(
         "--out", type=Path, required=True, metavar="PATH", help="YAML file, or folder without --pipeline"
     )
     parser.set_defaults(run=_compile)
@@ -155,7 +161,7 @@ def _compile(arguments: argparse.Namespace) -> int:
     from vilam3.recipe import load
 
     recipe = load(arguments.recipe)
-    place = Place(resources=recipe.resources, image=arguments.image)
+    place = Place(resources=recipe.resources, image=arguments.image, launcher=arguments.launcher)
     for name in [arguments.pipeline] if arguments.pipeline else PIPELINES:
         path = arguments.out if arguments.pipeline else arguments.out / f"{name}.yaml"
         write_yaml(_pipeline(name, recipe, place, arguments.from_stage), path)

@@ -14,6 +14,7 @@ from components.fit_experts import fit_experts
 from components.prepare import prepare
 from components.train_stage import train_stage
 from pipelines.judge import Outputs, judge
+from pipelines.launched import launched
 from pipelines.place import Place
 from vilam3.recipe import Recipe
 from vilam3.settings import StageName
@@ -36,6 +37,8 @@ def finetune(recipe: Recipe, *, place: Place, first: StageName | None = None) ->
     if first is not None:
         recipe.stage(first)
         names = names[names.index(first) :]
+    if place.launcher == "rayjob":
+        return launched(recipe, names, name=NAME, place=place)
     if recipe.corpus is None:
         return _on_given_data(recipe, names, place)
     if first is not None or recipe.model.vocab_size is None:

@@ -28,10 +28,21 @@ def judge(
     corpus: PipelineChannel,
     experts: PipelineChannel,
     checkpoint: PipelineChannel,
+    kept: PipelineChannel | None = None,
     place: Place,
 ) -> Outputs:
-    """Measure a trained stage, register it, let the gate decide, and write the report."""
-    measured = place.heavy(evaluate(recipe=recipe, corpus=corpus, experts=experts, checkpoint=checkpoint))
+    """Measure a trained stage, register it, let the gate decide, and write the report.
+
+    Args:
+        recipe: Resolved.
+        corpus: A prepared corpus.
+        experts: Directory of expert bundles.
+        checkpoint: The trained stage.
+        kept: URI of the models that were kept while it was trained, where they are not in it.
+        place: Where the steps run.
+    """
+    beside = {} if kept is None else {"kept": kept}
+    measured = place.heavy(evaluate(recipe=recipe, corpus=corpus, experts=experts, checkpoint=checkpoint, **beside))
     found = {"model": measured.outputs["model"], "evaluation": measured.outputs["evaluation"], "experts": experts}
     # The registry and its champion are outside what a cache key knows, so this step always runs.
     released = place.heavy(release(recipe=recipe, corpus=corpus, **found)).set_caching_options(enable_caching=False)

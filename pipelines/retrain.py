@@ -5,6 +5,7 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.train_stage import train_stage
 from pipelines.judge import Outputs, judge
+from pipelines.launched import launched
 from pipelines.place import Place
 from vilam3.recipe import Recipe
 
@@ -15,6 +16,8 @@ STAGE = "stage4_expert"
 def retrain(resolved: Recipe, *, place: Place) -> BaseComponent:
     """The pipeline of a recipe that has a stage 4; its resources are fixed when this is compiled."""
     resolved.stage(STAGE)
+    if place.launcher == "rayjob":
+        return launched(resolved, [STAGE], name=NAME, place=place)
 
     @dsl.pipeline(name=NAME)
     def pipeline(  # noqa: PLR0913, PLR0917 - the form that a person fills in

@@ -1,8 +1,10 @@
 """A Kubernetes cluster, as much of it as this library asks about; the only module that imports its client."""
 
 import contextlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,16 +12,31 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from vilam3.errors import ClusterError, PrerequisiteError
+from vilam3.errors import ClusterError, ClusterOutOfReachError, PrerequisiteError
 
 TIMEOUT_S = 10
 NOT_FOUND = 404
+CONFLICT = 409
+PASSING = frozenset(
+    {408, 410, 429}
+)  # too slow, a list that has expired, too many callers; like every answer from 500 on
+SERVER_FAULT = 500
+UNFIT = frozenset({400, 422})  # an object that the server does not accept
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 IN_A_POD = "KUBERNETES_SERVICE_HOST"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """A kind of custom resource, as addresses name it."""
+
+    group: str
+    version: str
+    plural: str
+
+
 class Cluster:
-    """Reads; nothing here changes a cluster."""
+    """Reads; what changes a cluster is `create` and `delete` of one custom resource."""
 
     def __init__(self, api: Any) -> None:  # noqa: ANN401 - the client ships no types
         """Ask through this client."""
@@ -97,6 +114,77 @@ class Cluster:
                 raise
             return frozenset(found.data or {})
 
+    def create(self, kind: Kind, manifest: Mapping[str, Any], *, namespace: str) -> bool:
+        """Create an object; False where there is one of that name. A field that its kind does not know is refused."""
+        call = client.CustomObjectsApi(self._api).create_namespaced_custom_object
+        with self._translated():
+            try:
+                call(
+                    kind.group,
+                    kind.version,
+                    namespace,
+                    kind.plural,
+                    dict(manifest),
+                    field_validation="Strict",
+                    _request_timeout=TIMEOUT_S,
+                )
+            except ApiException as error:
+                if error.status == CONFLICT:
+                    return False
+                raise
+            return True
+
+    def read(self, kind: Kind, name: str, *, namespace: str) -> dict[str, Any] | None:
+        """An object as the server has it; None where there is none."""
+        call = client.CustomObjectsApi(self._api).get_namespaced_custom_object
+        return self._found(
+            lambda: call(kind.group, kind.version, namespace, kind.plural, name, _request_timeout=TIMEOUT_S)
+        )
+
+    def delete(self, kind: Kind, name: str, *, namespace: str, uid: str) -> None:
+        """Delete this very object, not a later one of its name; harmless where it is gone."""
+        options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid))
+        call = client.CustomObjectsApi(self._api).delete_namespaced_custom_object
+        with self._translated():
+            try:
+                call(
+                    kind.group,
+                    kind.version,
+                    namespace,
+                    kind.plural,
+                    name,
+                    body=options,
+                    _request_timeout=TIMEOUT_S,
+                )
+            except ApiException as error:
+                if error.status not in {NOT_FOUND, CONFLICT}:  # a conflict is another object of that name
+                    raise
+
+    def pod(self, name: str, *, namespace: str) -> dict[str, Any] | None:
+        """A pod as the server has it; None where there is none."""
+        call = client.CoreV1Api(self._api).read_namespaced_pod
+        return self._found(lambda: self._plain(call(name, namespace, _request_timeout=TIMEOUT_S)))
+
+    def pods(self, selector: str, *, namespace: str) -> list[dict[str, Any]]:
+        """The pods of a label selector."""
+        call = client.CoreV1Api(self._api).list_namespaced_pod
+        with self._translated():
+            listed = call(namespace, label_selector=selector, _request_timeout=TIMEOUT_S)
+            return [self._plain(one) for one in listed.items]
+
+    def _plain(self, found: Any) -> dict[str, Any]:  # noqa: ANN401 - the client ships no types
+        plain: dict[str, Any] = self._api.sanitize_for_serialization(found)
+        return plain
+
+    def _found(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        with self._translated():
+            try:
+                return call()
+            except ApiException as error:
+                if error.status == NOT_FOUND:
+                    return None
+                raise
+
     def _ask(self, call: Callable[..., Any]) -> Any:  # noqa: ANN401 - the client ships no types
         with self._translated():
             return call(_request_timeout=TIMEOUT_S)
@@ -106,7 +194,23 @@ class Cluster:
         try:
             yield
         except ApiException as error:
-            reason = f"answers with HTTP {error.status} {error.reason}"
-            raise ClusterError(f"{self.address}: {reason}; ask for the right to read this, or log in again") from error
+            raise self._refusal(error) from error
         except HTTPError as error:
-            raise ClusterError(f"{self.address}: out of reach ({type(error).__name__}); check the context") from error
+            where = f"{self.address}: out of reach ({type(error).__name__})"
+            raise ClusterOutOfReachError(f"{where}; check the context") from error
+
+    def _refusal(self, error: ApiException) -> ClusterError:
+        answer = f"{self.address}: answers with HTTP {error.status} {error.reason}"
+        if error.status in PASSING or (error.status or 0) >= SERVER_FAULT:
+            return ClusterOutOfReachError(f"{answer}; try again later")
+        if error.status in UNFIT:
+            return ClusterError(f"{answer} ({_told(error)}); render the object again with this release's chart")
+        return ClusterError(f"{answer}; ask for the right to do this, or log in again")
+
+
+def _told(error: ApiException) -> str:
+    """The server's own sentence."""
+    try:
+        return str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return "no reason given"

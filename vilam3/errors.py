@@ -13,6 +13,9 @@
     ├── ArtifactError           an output that could not be written or read back whole
     │   └── OutOfReachError     a store that does not answer; trying again may help
     ├── ClusterError            Kubernetes refused, is out of reach or did not get ready
+    │   └── ClusterOutOfReachError  an API server that does not answer; trying again may help
+    ├── JobFailedError          a launched training job failed, and would again
+    ├── JobLostError            a launched training job was lost to a fault of machines; start it again: exit 75
     ├── TrackingError           MLflow
     ├── Cancelled               the caller has gone: nobody reads the result, HTTP 499
     ├── PreemptedError          asked to end; the state is saved, run it again: exit 75
@@ -90,6 +93,20 @@ class OutOfReachError(ArtifactError):
 
 class ClusterError(VilaM3Error):
     """A Kubernetes cluster refused, is out of reach or did not get ready."""
+
+
+class ClusterOutOfReachError(ClusterError):
+    """An API server does not answer, or answers that it cannot now."""
+
+
+class JobFailedError(VilaM3Error):
+    """A launched training job failed for a reason that starting it again would not mend."""
+
+
+class JobLostError(VilaM3Error):
+    """A launched training job was lost to a fault of machines, not of what it was given; it may be started again."""
+
+    exit_code = 75  # as of `PreemptedError`
 
 
 class TrackingError(VilaM3Error):

@@ -82,6 +82,10 @@ class Recipe(Settings):
             )
         return found
 
+    def starts_from_nothing(self, stage: str) -> bool:
+        """Whether a stage may do without a checkpoint: stage 1 of a network that the recipe describes."""
+        return stage == STAGES[0] and self.model.vocab_size is not None
+
     def resolved_json(self) -> str:
         """The whole recipe, defaults included, as one canonical JSON text."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

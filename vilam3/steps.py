@@ -15,11 +15,12 @@ from vilam3.artifacts import write_json
 from vilam3.errors import CheckpointError, RecipeError
 from vilam3.recipe import Recipe
 from vilam3.train.record import MODELS, StageResult, digest_of
-from vilam3.workplace import hand_over, lineage, working
+from vilam3.workplace import hand_over, lineage, runs_folder, working
 
 if TYPE_CHECKING:
     from vilam3.evaluate.assess import Assessment
     from vilam3.evaluate.release import Release
+    from vilam3.launch.run import Outcome
     from vilam3.tracking import Tracking, Version
 
 EXPERT_FIGURES = "fitting.json"  # in the experts' directory: what fitting measured
@@ -114,16 +115,49 @@ def train_stage(
     return result
 
 
+def launch_stage(
+    recipe: Recipe, *, stage: str, corpus: str, base: str, how: Mapping[str, str], template: Path, page: Path
+) -> "Outcome":
+    """Train one stage by a job of the cluster that this step runs in, or go on watching the one that does.
+
+    Args:
+        recipe: Resolved.
+        stage: Which of its stages.
+        corpus: A prepared corpus, ``s3://``.
+        base: Checkpoint of the stage before, likewise; empty where stage 1 starts from nothing.
+        how: Workers, strategy and checkpoints as text, empty for what recipe and installation say.
+        template: Of the job, as the installation left it.
+        page: HTML file to write.
+    """
+    from vilam3.launch.step import launch_step
+
+    return launch_step(
+        recipe, stage=stage, corpus=corpus, base=base, how=how, template=template, page=page, runs=runs_folder()
+    )
+
+
 def evaluate(
-    recipe: Recipe, *, checkpoint: Path, corpus: Path, experts: Path, model: Path, evaluation: Path
+    recipe: Recipe, *, checkpoint: Path, kept: str = "", corpus: Path, experts: Path, model: Path, evaluation: Path
 ) -> "Assessment":
-    """Choose the best checkpoint of a stage, measure it without and with experts, and hand it over as `model`."""
+    """Choose the best checkpoint of a stage, measure it without and with experts, and hand it over as `model`.
+
+    Args:
+        recipe: Resolved.
+        checkpoint: The finished stage.
+        kept: Place of the models that were kept while it was trained, where they are not in it: a path or ``s3://``.
+        corpus: A prepared corpus.
+        experts: Directory of the experts.
+        model: Where the best one goes.
+        evaluation: Where the numbers go.
+    """
     from vilam3.evaluate.assess import assess
+    from vilam3.train.sources import brought
 
     with working("evaluate", recipe) as place:
         found = assess(
             recipe,
             checkpoint=checkpoint,
+            kept=brought(kept) if kept else None,
             corpus=corpus,
             experts=experts,
             out=evaluation,

@@ -133,6 +133,12 @@ class Tracking:
             tags = self._client.get_logged_model(model_id).tags
             self._log_metrics(tags["run_id"], model_id, metrics, step=int(tags["step"]))
 
+    def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run, in place of earlier ones of the same names."""
+        with _translated("tag a run"):
+            for label, value in tags.items():
+                self._client.set_tag(run_id, label, value)
+
     def finish_run(self, run_id: str, *, succeeded: bool) -> None:
         """Close the run and settle its pending models; a run that goes on later may be finished again."""
         status = "READY" if succeeded else "FAILED"

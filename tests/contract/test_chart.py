@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from components.step import IMAGE
-from pipelines.place import ENDPOINTS, INSTALLATION
+from pipelines.place import ENDPOINTS, INSTALLATION, STORE, STORE_ENDPOINT, TEMPLATE
 from serving import engine_metrics, metrics
 from serving.cli import _check
 from tests.chart import (
@@ -49,7 +49,7 @@ THEIRS = {
     "HOME", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
     "MLFLOW_S3_ENDPOINT_URL", "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION",
     "MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION",
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT", "NCCL_IB_SL", "NCCL_SOCKET_IFNAME",
     "RAY_AUTH_MODE", "RAY_USAGE_STATS_ENABLED", "POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "PGDATA",
 }  # fmt: skip
 
@@ -195,7 +195,8 @@ def test_the_installation_tells_pipelines_what_they_ask_for(rendered: str) -> No
     if found is None:
         assert not any("pipelines" in name for name in of_kind(rendered, "ConfigMap"))
     else:
-        assert set(found["data"]) == set(ENDPOINTS)
+        launches = TEMPLATE in of_kind(rendered, "ConfigMap")
+        assert set(found["data"]) == {*ENDPOINTS, *((*STORE, *STORE_ENDPOINT) if launches else ())}
         assert found["metadata"]["namespace"] == DEFAULTS["pipelines"]["namespace"]
 
 
@@ -322,7 +323,7 @@ def test_a_file_holds_one_kind() -> None:
 
 
 def test_names_come_from_the_named_templates() -> None:
-    """No template spells the name of an object, but for the one that compiled pipelines know."""
+    """No template spells the name of an object, but for those that compiled pipelines know."""
     spelled: dict[str, list[str]] = {}
     for path in sorted((CHART / "templates").rglob("*.yaml")):
         names = re.findall(r"^  name: (?!\{\{)(\S+)", path.read_text("utf-8"), re.MULTILINE)
@@ -332,6 +333,7 @@ def test_names_come_from_the_named_templates() -> None:
         "installation-configmap.yaml": [INSTALLATION],
         "pipelines.yaml": ["vilam3-{{"],
         "pipelineversions.yaml": ["vilam3-{{"],
+        "template-configmap.yaml": [TEMPLATE],
     }
 
 

@@ -16,17 +16,20 @@ from kfp.dsl.base_component import BaseComponent
 
 import components
 from components.step import IMAGE
-from pipelines.place import Place
+from pipelines.place import NUM_RETRIES, WINDOW, Place
 from pipelines.retrain import retrain
 from pipelines.submit import check_arguments, write_yaml
+from tests.chart import CHART
 from tests.golden.pipelines import compiled
 from vilam3 import __version__, steps
+from vilam3.cli.launch import TEMPLATE
 from vilam3.errors import UserError
 from vilam3.recipe import load, parse_resolved
 
 FOLDER = Path(components.__path__[0])
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in {"__init__", "step"})
 MOST_LINES = 8
+BY_JOBS = ("finetune-by-jobs.yaml", "retrain-by-jobs.yaml")
 MOST_PARAMETERS = 12
 DIGEST = "registry.example/vilam3-gpu@sha256:" + "0" * 64
 
@@ -134,8 +137,47 @@ def test_an_image_given_by_digest_is_every_steps_image(tmp_path: Path) -> None:
 def test_no_secret_is_in_an_environment(specs: Mapping[str, list[Any]]) -> None:
     for container in _containers(specs):
         assert [one["name"] for one in container.get("env", [])] == ["VILAM3_RUNS"]
-    for executor in _executors(specs):
-        assert not {key for key in executor if "secret" in key.lower()}
+    for name, documents in specs.items():
+        kept = {key for executor in _executors({name: documents}) for key in executor if "secret" in key.lower()}
+        assert kept == ({"secretAsEnv"} if name in BY_JOBS else set())  # by reference
+
+
+@pytest.mark.parametrize("name", BY_JOBS)
+def test_a_step_that_launches_holds_nothing(name: str, specs: Mapping[str, list[Any]]) -> None:
+    """No accelerator, no node of its own, and no artifact, since KFP would bring each to its pod."""
+    spec, platform = specs[name]
+    executors = spec["deploymentSpec"]["executors"]
+    launching = {key: one["container"] for key, one in executors.items() if key.startswith("exec-launch-stage")}
+    stages = load([compiled.HERE / "recipe.toml"]).stage_names
+    assert len(launching) == (len(stages) if name.startswith("finetune") else 1)
+    for key, container in launching.items():
+        assert container["resources"]["resourceCpuRequest"] == "100m"
+        assert "accelerator" not in container["resources"]
+        placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][key]
+        assert not {"nodeSelector", "tolerations"} & set(placed)
+        assert placed["fieldPathAsEnv"] == [{"fieldPath": "metadata.name", "name": "VILAM3_POD"}]
+        (mounted,) = placed["configMapAsVolume"]
+        assert (mounted["configMapName"], mounted["mountPath"]) == ("vilam3-rayjob", str(TEMPLATE.parent))
+        component = spec["components"][key.replace("exec-", "comp-")]
+        assert "artifacts" not in component["inputDefinitions"]
+
+
+@pytest.mark.parametrize("name", BY_JOBS)
+def test_no_output_is_made_within_control_flow(name: str, specs: Mapping[str, list[Any]]) -> None:
+    """KFP refuses to hand one on, and its local runner cannot choose among artifacts."""
+    spec = specs[name][0]
+    assert not [key for key, component in spec["components"].items() if "dag" in component]
+    tasks = spec["root"]["dag"]["tasks"]
+    assert not [key for key, task in tasks.items() if "triggerPolicy" in task or "parameterIterator" in task]
+    for output in spec["root"]["dag"]["outputs"].get("artifacts", {}).values():
+        assert {one["producerSubtask"] for one in output["artifactSelectors"]} <= set(tasks)
+
+
+def test_the_window_of_retries_leaves_days_for_a_queue() -> None:
+    """KFP counts it from the first attempt, the queue included, and every attempt may take all of its deadlines."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["training"]
+    deadlines_s = values["startingSeconds"] + values["stalledSeconds"] + values["unwatchedSeconds"]
+    assert float(WINDOW.removesuffix("s")) - (NUM_RETRIES + 1) * deadlines_s >= 6 * 86400
 
 
 def test_steps_that_compute_get_the_recipes_resources(specs: Mapping[str, list[Any]]) -> None:

@@ -66,6 +66,11 @@ def _arguments(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 def _usage(parser: argparse.ArgumentParser) -> str:
     positionals = [_spelling(action) for action in _arguments(parser) if not action.option_strings]
     needed = [_spelling(action) for action in _arguments(parser) if action.option_strings and action.required]
+    needed += [
+        f"({' | '.join(map(_spelling, group._group_actions))})"  # noqa: SLF001 - argparse has no public way to walk a tree
+        for group in parser._mutually_exclusive_groups  # noqa: SLF001 - likewise
+        if group.required
+    ]
     optional = any(action.option_strings and not action.required for action in _arguments(parser))
     return " ".join([parser.prog, *needed, *(["[options]"] if optional else []), *positionals])
 

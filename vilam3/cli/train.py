@@ -12,10 +12,10 @@ from vilam3.cli import plan
 from vilam3.cli.main import Verbs
 
 if TYPE_CHECKING:
-    from vilam3.progress import Progress
     from vilam3.recipe import Recipe
     from vilam3.train.launch import Launch
     from vilam3.train.record import StageResult
+    from vilam3.train.stage import OnProgress
 
 EXAMPLE = """\
 A stage that was interrupted goes on where its last checkpoint is; a finished one is taken over at once. With --launcher
@@ -36,9 +36,9 @@ def register(verbs: Verbs) -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--recipe", type=Path, action="append", required=True, metavar="FILE", help="TOML; repeat to override by later"
-    )
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--recipe", type=Path, action="append", metavar="FILE", help="TOML; repeat to override by later")
+    given.add_argument("--resolved-recipe", metavar="JSON", help="instead: the text that --dry-run prints")
     parser.add_argument("--stage", metavar="NAME", help="such as stage4_expert; --plan does without and plans them all")
     parser.add_argument("--corpus", metavar="PLACE", help="a prepared corpus: a folder or s3://")
     parser.add_argument(
@@ -48,6 +48,15 @@ def register(verbs: Verbs) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="of the tracking store (runs)")
     parser.add_argument("--no-tracking", action="store_true", help="log nothing to MLflow")
     parser.add_argument("--progress-file", type=Path, metavar="FILE", help="keep the newest progress here as JSON")
+    parser.add_argument(
+        "--news", metavar="URI", help="keep the newest progress, and how it ended, in this object of a store (s3://)"
+    )
+    parser.add_argument(
+        "--unwatched-s",
+        type=float,
+        metavar="S",
+        help="with --news: save the state and end when whoever launched this has left no mark there for so long",
+    )
     _register_launch(parser)
     parser.add_argument(
         "--preflight",
@@ -80,9 +89,9 @@ def _register_launch(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and print what came of it as JSON."""
     from vilam3.errors import RecipeError
-    from vilam3.recipe import load
+    from vilam3.recipe import load, parse_resolved
 
-    recipe = load(arguments.recipe)
+    recipe = load(arguments.recipe) if arguments.recipe else parse_resolved(arguments.resolved_recipe)
     if arguments.plan:
         return plan.run(recipe, arguments)
     if arguments.stage is None:
@@ -95,15 +104,32 @@ def run(arguments: argparse.Namespace) -> int:
         return _preflight(arguments, recipe)
     if arguments.corpus is None or arguments.out is None:
         raise RecipeError("vilam3 train: --corpus and --out are required; give both, or --dry-run")
-    from vilam3.progress import reporting
-
-    how = _how(arguments)
-    with reporting(arguments.stage, file=arguments.progress_file) as progress:
-        result = _train(arguments, recipe, how, progress)
+    result = _told(arguments, recipe)
     shown = {key: value for key, value in result.to_json().items() if key != "losses"}
     if int(os.environ.get("RANK", "0")) == 0:  # of those that torchrun started, one speaks
         print(json.dumps({**shown, "out": str(arguments.out), "is_reused": result.is_reused}, indent=2))
     return 0
+
+
+def _told(arguments: argparse.Namespace, recipe: "Recipe") -> "StageResult":
+    """Train, and tell of it here and, where asked to, in the object store."""
+    from vilam3.progress import reporting
+    from vilam3.train.launch import model_uri
+    from vilam3.train.news import telling
+
+    telling_it = telling(arguments.news, unwatched_s=arguments.unwatched_s)
+    with telling_it as teller, reporting(arguments.stage, file=arguments.progress_file) as progress:
+
+        def report(step: int, steps: int, loss: float, seconds_left: float) -> None:
+            progress(step, steps, loss, seconds_left)
+            if teller is not None:
+                teller(step, steps, loss, seconds_left)
+
+        how = _how(arguments)
+        result = _train(arguments, recipe, how, report)
+        if teller is not None:
+            teller.finished(model_uri(result, out=arguments.out, how=how))
+        return result
 
 
 def _how(arguments: argparse.Namespace) -> "Launch":
@@ -134,7 +160,7 @@ def _preflight(arguments: argparse.Namespace, recipe: "Recipe") -> int:
     return 0
 
 
-def _train(arguments: argparse.Namespace, recipe: "Recipe", how: "Launch", progress: "Progress") -> "StageResult":
+def _train(arguments: argparse.Namespace, recipe: "Recipe", how: "Launch", progress: "OnProgress") -> "StageResult":
     from vilam3.train import launch
 
     return launch.run(

@@ -48,10 +48,11 @@ class Logs(Protocol):
         ...
 
 
-def assess(
+def assess(  # noqa: PLR0913 - inputs, settings and outputs of a step
     recipe: Recipe,
     *,
     checkpoint: Path,
+    kept: Path | None = None,
     corpus: Path,
     experts: Path,
     out: Path,
@@ -62,7 +63,8 @@ def assess(
 
     Args:
         recipe: Says how many questions, in what batches, and the seed.
-        checkpoint: Folder of the stage; kept earlier checkpoints lie in it.
+        checkpoint: Folder of the stage; kept earlier checkpoints lie in it,
+        kept: or here.
         corpus: With validation and test questions.
         experts: Directory of the expert bundles.
         out: Directory to create: comparison, both evaluations, examples.
@@ -73,7 +75,7 @@ def assess(
         DataError: the corpus cannot be used.
         CheckpointError: a model cannot be loaded.
     """
-    candidates = candidates_of(checkpoint)
+    candidates = candidates_of(checkpoint, kept=kept)
     is_choice = len(candidates) > 1
     test = examination(corpus, split="test", settings=recipe.evaluation, seed=recipe.seed)
     validation = (
@@ -87,9 +89,9 @@ def assess(
     return Assessment(best=best, validation=scores, comparison=comparison)
 
 
-def candidates_of(checkpoint: Path) -> list[Path]:
+def candidates_of(checkpoint: Path, *, kept: Path | None = None) -> list[Path]:
     """The checkpoints of a stage, the final one last."""
-    return [*sorted((checkpoint / MODELS).glob("step-*")), checkpoint]
+    return [*sorted((kept or checkpoint / MODELS).glob("step-*")), checkpoint]
 
 
 def _scores(

@@ -16,7 +16,7 @@ from vilam3.train.kept import take_over
 from vilam3.train.order import Order
 from vilam3.train.peers import Peers
 from vilam3.train.preflight import Check, examine
-from vilam3.train.record import STAGE_FILE, StageResult
+from vilam3.train.record import FINAL, STAGE_FILE, StageResult
 from vilam3.train.runlog import open_tracker
 from vilam3.train.sources import brought, inputs_of
 from vilam3.train.stage import OnProgress, finished
@@ -128,6 +128,13 @@ def run(
         _collect(order, inputs)
     shutil.rmtree(_beside(out), ignore_errors=True)
     return result
+
+
+def model_uri(result: StageResult, *, out: Path, how: Launch) -> str:
+    """Where a finished stage is for others: in the store of its checkpoints where that is one, else its folder."""
+    if not (how.checkpoints or "").startswith("s3://"):
+        return out.absolute().as_uri()
+    return f"{str(how.checkpoints).rstrip('/')}/{run_name(result.name, dict(result.inputs))}/{FINAL}"
 
 
 def preflight(recipe: Recipe, *, stage: str, out: Path, how: Launch) -> tuple[Check, ...]:

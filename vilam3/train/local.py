@@ -42,7 +42,6 @@ from vilam3.train.stage import (
     drop_other_work,
     finished,
     link,
-    on_termination,
     repeatable,
     work_folder,
 )
@@ -56,6 +55,7 @@ from vilam3.train.step import (
     refuse_too_many,
     train_step,
 )
+from vilam3.train.termination import on_termination
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -44,7 +44,8 @@ from vilam3.train.gang import take_part
 from vilam3.train.order import Order
 from vilam3.train.preflight import Check, examine
 from vilam3.train.record import StageResult, stage_result
-from vilam3.train.stage import OnProgress, on_termination
+from vilam3.train.stage import OnProgress
+from vilam3.train.termination import on_termination
 from vilam3.train.torchrun import backend_of, joined
 
 MAX_FAILURES = 10  # restarts of the gang; each goes on from the last checkpoint

@@ -87,7 +87,7 @@ def starting_network(recipe: Recipe, *, stage: str, corpus: Path, base: Path | N
     """
     if base is not None:
         return checkpoint.load(base, template=recipe.model.template)
-    if stage != STAGES[0] or recipe.model.vocab_size is None:
+    if not recipe.starts_from_nothing(stage):
         raise RecipeError(
             f"stage {stage}: needs a checkpoint to start from; only {STAGES[0]} of a recipe with model.vocab_size "
             "starts from nothing; pass --base"

@@ -4,8 +4,6 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -71,16 +69,3 @@ def repeatable(recipe: Recipe) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(mode=was_deterministic)
         torch.set_num_threads(threads)
-
-
-@contextlib.contextmanager
-def on_termination(stop: threading.Event) -> Iterator[None]:
-    """Let SIGTERM end the run at the next step; signals reach the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

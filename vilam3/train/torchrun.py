@@ -16,7 +16,8 @@ from vilam3.train.order import Order
 from vilam3.train.peers import Peers
 from vilam3.train.preflight import Check, examine
 from vilam3.train.record import StageResult
-from vilam3.train.stage import OnProgress, on_termination
+from vilam3.train.stage import OnProgress
+from vilam3.train.termination import on_termination
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(minutes=30)

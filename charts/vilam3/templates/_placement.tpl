@@ -12,11 +12,17 @@ requests:
   {{- if $gpus }}
   {{ $root.Values.accelerator.resource }}: {{ $gpus | quote }}
   {{- end }}
+  {{- range $name, $count := $wanted.extended }}
+  {{ $name }}: {{ $count | quote }}
+  {{- end }}
 limits:
   cpu: {{ $wanted.cpuLimit | default $wanted.cpu | quote }}
   memory: {{ $wanted.memory }}
   {{- if $gpus }}
   {{ $root.Values.accelerator.resource }}: {{ $gpus | quote }}
+  {{- end }}
+  {{- range $name, $count := $wanted.extended }}
+  {{ $name }}: {{ $count | quote }}
   {{- end }}
 {{- end }}
 

@@ -45,7 +45,7 @@ capabilities:
   mountPath: /dev/shm
 {{- end }}
 
-{{/* Pod fields that all workloads share: (list $ dict) with account, token, priority, workload and gpus where they apply. */}}
+{{/* Pod fields that all workloads share: (list $ dict) with account, token, priority, grace, workload and gpus where they apply. */}}
 {{- define "vilam3.pod" -}}
 {{- $root := first . }}{{- $pod := last . -}}
 securityContext:
@@ -55,7 +55,7 @@ serviceAccountName: {{ include "vilam3.name" (list $root .) }}
 automountServiceAccountToken: {{ default false $pod.token }}
 {{- end }}
 {{- with $pod.priority }}
-terminationGracePeriodSeconds: {{ include "vilam3.grace" $root }}
+terminationGracePeriodSeconds: {{ $pod.grace | default (include "vilam3.grace" $root) }}
 {{- include "vilam3.priority" (list $root .) }}
 {{- end }}
 {{- include "vilam3.image.secrets" $root }}

@@ -9,6 +9,7 @@ from tests.golden.charts.rendered import HERE
 from vilam3.cli.main import main
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S)
+LAUNCHERS = {"here": "", "rayjob": "rayjob"}
 COMPILED = CHART / "files" / "pipelines"
 
 
@@ -27,7 +28,20 @@ def test_every_scenario_is_kept_and_nothing_else() -> None:
 def test_the_chart_carries_what_compiles_today(recipe: str, tmp_path: Path) -> None:
     """Where a change is on purpose: make charts."""
     source = ROOT / "pipelines" / "recipes" / f"{recipe}.toml"
-    assert main(["pipeline", "compile", "--recipe", str(source), "--out", str(tmp_path)]) == 0
-    fresh = {path.name: path.read_text("utf-8") for path in tmp_path.iterdir()}
-    kept = {path.name: path.read_text("utf-8") for path in (COMPILED / recipe).iterdir()}
-    assert fresh == kept
+    for launcher, place in LAUNCHERS.items():
+        command = [
+            "pipeline",
+            "compile",
+            "--recipe",
+            str(source),
+            "--launcher",
+            launcher,
+            "--out",
+            str(tmp_path / place),
+        ]
+        assert main(command) == 0
+    assert _texts(tmp_path) == _texts(COMPILED / recipe)
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.rglob("*.yaml")}

@@ -19,11 +19,14 @@ def pipelines() -> Mapping[str, BaseComponent]:
     recipe = load([HERE / "recipe.toml"])
     given = recipe.model_copy(update={"corpus": None})
     place = Place(resources=recipe.resources)
+    launching = Place(resources=recipe.resources, launcher="rayjob")
     return {
         "finetune.yaml": finetune(recipe, place=place),
         "finetune-from-checkpoint.yaml": finetune(recipe, place=place, first="stage4_expert"),
         "finetune-on-given-data.yaml": finetune(given, place=place, first="stage4_expert"),
         "retrain.yaml": retrain(given, place=place),
+        "finetune-by-jobs.yaml": finetune(given, place=launching),
+        "retrain-by-jobs.yaml": retrain(given, place=launching),
     }
 
 

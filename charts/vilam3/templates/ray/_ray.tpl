@@ -1,6 +1,7 @@
 {{/* What the pods of a Ray cluster share. KubeRay replaces the command of the container by `ray start`. */}}
 
-{{/* Pod template: (list $ dict) with keys part, workload, gpus, resources, priority, volumes, mounts, init, env, isHead, serves. */}}
+{{/* Pod template: (list $ dict) with keys part, workload, gpus, resources, priority, grace, volumes, mounts, shm, init, env,
+locksMemory, isHead, serves. */}}
 {{- define "vilam3.ray.template" -}}
 {{- $root := first . }}{{- $pod := last . -}}
 metadata:
@@ -11,7 +12,7 @@ metadata:
     {{- end }}
 spec:
   {{- /* No account: the operator makes one for the head, which asks the API server for workers. */}}
-  {{- include "vilam3.pod" (list $root (dict "priority" $pod.priority "workload" $pod.workload "gpus" $pod.gpus)) | nindent 2 }}
+  {{- include "vilam3.pod" (list $root (dict "priority" $pod.priority "grace" $pod.grace "workload" $pod.workload "gpus" $pod.gpus)) | nindent 2 }}
   {{- with $pod.init }}
   initContainers:
     {{- . | nindent 4 }}
@@ -35,6 +36,9 @@ spec:
         {{- include "vilam3.resources" (list $root $pod.resources $pod.gpus) | nindent 8 }}
       securityContext:
         {{- include "vilam3.container.security" $root | nindent 8 }}
+          {{- if $pod.locksMemory }}
+          add: [IPC_LOCK]
+          {{- end }}
       {{- include "vilam3.ray.probes" $pod | nindent 6 }}
       lifecycle:
         {{- include "vilam3.lifecycle" $root | nindent 8 }}
@@ -47,6 +51,9 @@ spec:
   volumes:
     {{- include "vilam3.scratch.volumes" $root | nindent 4 }}
     {{- include "vilam3.shm.volume" $root | nindent 4 }}
+        {{- with $pod.shm }}
+        sizeLimit: {{ . }}
+        {{- end }}
     {{- with $pod.volumes }}
     {{- . | nindent 4 }}
     {{- end }}

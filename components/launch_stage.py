@@ -1,0 +1,41 @@
+"""Step: train one stage by a job of its own."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.step import step
+
+
+@step
+def launch_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a step
+    recipe: str,
+    stage: str,
+    corpus: str,
+    base: str,
+    metrics: dsl.Output[dsl.Metrics],
+    page: dsl.Output[dsl.HTML],
+    workers: str = "",
+    strategy: str = "",
+    checkpoints: str = "",
+) -> NamedTuple("Launched", [("model", str), ("kept", str)]):  # type: ignore[valid-type]  # what KFP reads
+    """Train a stage of the recipe by a RayJob, from `base` or from nothing; places are URIs, which no step copies."""
+    from pathlib import Path
+
+    from vilam3 import steps
+    from vilam3.recipe import parse_resolved
+
+    found = steps.launch_stage(
+        parse_resolved(recipe),
+        stage=stage,
+        corpus=corpus,
+        base=base,
+        how={"workers": workers, "strategy": strategy, "checkpoints": checkpoints},
+        template=Path("/etc/vilam3/rayjob.json"),
+        page=Path(page.path),
+    )
+    metrics.log_metric("final_loss", found.result.final_loss)
+    metrics.log_metric("seconds", found.result.seconds)
+    for phase, seconds in found.account.seconds.items():
+        metrics.log_metric(f"seconds_{phase}", seconds)
+    return (found.model, found.kept)

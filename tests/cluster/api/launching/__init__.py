@@ -1,0 +1,1 @@
+"""Training launched as jobs."""

@@ -1,0 +1,65 @@
+"""What launches jobs on the real API server: a store, the rights of a pipeline's step, and the program itself."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+
+from infra.cluster import manifests
+from tests.chart import objects, of_kind, render
+from tests.cluster.api.conftest import PIPELINES, Kubectl
+from tests.cluster.api.launching.bench import ACCOUNT, BUCKET, LAUNCHES, SHORT_S, Bench
+from tests.e2e.s3_server import S3, s3_server
+from vilam3.launch.job import STALLED, STARTING
+
+
+@pytest.fixture(scope="package")
+def training_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real store with a bucket, which this process uses too."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as running, pytest.MonkeyPatch.context() as patch:
+        for name, value in running.environment().items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield running
+
+
+@pytest.fixture(scope="package")
+def launching_chart() -> str:
+    """A chart whose stages are trained by jobs."""
+    return render("everything", changes=LAUNCHES)
+
+
+@pytest.fixture(scope="package")
+def steps_account(kubeconfig: Path, launching_chart: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig with the token of the steps' account, which has the chart's rights and no other."""
+
+    def kubectl(*arguments: str, stdin: str = "") -> str:
+        return manifests.kubectl(kubeconfig, arguments, stdin=stdin)
+
+    rights = [one for one in objects(launching_chart) if one["metadata"]["name"] == "vilam3-launcher"]
+    assert [one["kind"] for one in rights] == ["Role", "RoleBinding"]
+    kubectl("create", "serviceaccount", ACCOUNT, f"--namespace={PIPELINES}")
+    kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(rights))
+    token = kubectl("create", "token", ACCOUNT, f"--namespace={PIPELINES}", "--duration=2h").strip()
+    told = yaml.safe_load(kubeconfig.read_text("utf-8"))
+    told["users"][0]["user"] = {"token": token}
+    file = tmp_path_factory.mktemp("account") / "kubeconfig"
+    file.write_text(yaml.safe_dump(told), "utf-8")
+    return file
+
+
+@pytest.fixture
+def bench(
+    kubectl: Kubectl, steps_account: Path, launching_chart: str, training_store: S3, tmp_path: Path
+) -> Iterator[Bench]:
+    """Launchers with short deadlines, and nothing left afterwards."""
+    told = json.loads(of_kind(launching_chart, "ConfigMap")["vilam3-rayjob"]["data"]["rayjob.json"])
+    told["metadata"]["annotations"] |= {STARTING: str(SHORT_S), STALLED: str(SHORT_S)}
+    template = tmp_path / "rayjob.json"
+    template.write_text(json.dumps(told), "utf-8")
+    made = Bench(kubectl=kubectl, account=steps_account, template=template, s3=training_store, folder=tmp_path)
+    yield made
+    made.clear()

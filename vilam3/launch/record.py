@@ -1,0 +1,110 @@
+"""How a job went, for people: a page that needs nothing beside itself, and tags in MLflow."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jinja2
+
+from vilam3 import __version__
+from vilam3.artifacts import write_text
+from vilam3.errors import ArtifactError, TrackingError
+from vilam3.launch.job import Request
+from vilam3.launch.run import Account
+from vilam3.objects import open_store
+from vilam3.progress import format_seconds
+
+PAGE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ job }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 48rem; padding: 0 1rem; color: #1b1f24 }
+table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .4rem }
+th, td { border-bottom: 1px solid #d5dae0 } th { font-weight: 600; width: 14rem; vertical-align: top }
+.failed { border-left: .3rem solid #b3261e; padding-left: 1rem }
+@media (prefers-color-scheme: dark) { body { background: #14171a; color: #e6e9ec } th, td { border-color: #3a4048 } }
+</style></head><body>
+<h1>{{ stage }}: {{ "failed" if failure else "trained" }} by a job</h1>
+{% if failure %}
+<p class="failed"><strong>{{ failure.cause.name }}</strong>: {{ failure.sentence }}.</p>
+{% endif %}
+<table>
+{% for name, value in rows %}
+<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
+{% endfor %}
+</table>
+<p>vilam3 {{ version }}</p>
+</body></html>
+"""
+
+
+def page(request: Request, account: Account) -> str:
+    """The page as text."""
+    rows = {
+        "job": f"{account.job} in namespace {account.namespace}",
+        "recipe": f"{request.recipe.name} ({request.recipe.digest[:12]})",
+        "workers": str(request.num_workers),
+        "corpus": request.corpus,
+        "base": request.base or "nothing",
+        "news": account.news,
+        **{f"time {phase}": format_seconds(seconds) for phase, seconds in account.seconds.items()},
+    }
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(PAGE).render(
+        job=account.job, stage=request.stage, failure=account.failure, rows=list(rows.items()), version=__version__
+    )
+
+
+def tags(account: Account) -> Mapping[str, str]:
+    """What MLflow is told of a job."""
+    failure = account.failure
+    return {
+        "job": account.job,
+        "namespace": account.namespace,
+        "news": account.news,
+        "failure": failure.cause.name if failure else "none",
+        "failure_sentence": failure.sentence if failure else "",
+        "retryable": str(failure.cause.is_retryable).lower() if failure else "",
+        **{f"seconds_{phase}": f"{seconds:.1f}" for phase, seconds in account.seconds.items()},
+    }
+
+
+def leave_page(text: str, account: Account) -> str:
+    """Put the page beside the news, where it is found even if the launching step fails; returns a sentence."""
+    place, _, key = account.news.rpartition("/")
+    name = key.removesuffix(".json")
+    try:
+        open_store(place).put(f"{name}.html", text.encode())
+    except ArtifactError as error:
+        return f"the page could not be left: {error}"
+    return f"how it went: {place}/{name}.html"
+
+
+def tell_mlflow(request: Request, account: Account, *, runs: Path) -> str:
+    """Tag a run of the job's own, since the training's may never have begun; returns a sentence.
+
+    A tracking store that is away does not fail the job, which has cost more than its tags.
+    """
+    from vilam3.tracking import connect  # noqa: PLC0415 - mlflow takes seconds to import
+
+    name, names = f"{request.recipe.name}-{request.stage}-job", request.recipe.tracking
+    try:
+        tracking = connect(experiment=names.experiment, registered_model=names.registered_model, runs=runs)
+        run_id = tracking.begin_run(name, key=account.job)
+        tracking.tag_run(run_id, tags(account))
+        tracking.finish_run(run_id, succeeded=account.failure is None)
+    except TrackingError as error:
+        return f"MLflow was not told: {error}"
+    return f"MLflow: run {name} has tags of how it went"
+
+
+def publish(
+    request: Request, account: Account, *, runs: Path, page_file: Path | None, say: Callable[[str], None]
+) -> None:
+    """Tell everywhere how a job went."""
+    text = page(request, account)
+    if page_file is not None:
+        write_text(page_file, text)
+    say(leave_page(text, account))
+    say(tell_mlflow(request, account, runs=runs))
