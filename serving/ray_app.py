@@ -20,7 +20,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serving import app as routes
-from serving import health, metrics, orchestrator
+from serving import garbage, health, metrics, orchestrator
 from serving.answer import Budget, Terms
 from serving.expert import ExpertService
 from serving.health import Health
@@ -109,6 +109,7 @@ class LanguageModel:
         """Load it."""
         log.setup()
         self._consultant = load(model, engine=engine)
+        garbage.settle()
 
     def card(self) -> ModelCard:
         """What is said of it."""
@@ -140,6 +141,7 @@ class Expert:
             tenants=Tenants(),
         )
         self._service.registry().warm_up()
+        garbage.settle()
 
     async def consult(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Answer one question; a refusal is told, since Ray would wrap it in a trace."""
@@ -261,6 +263,7 @@ class Endpoint:
             terms=given.terms(),
         )
         metrics.declare(tuple(experts))
+        garbage.settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application that this replica serves."""

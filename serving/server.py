@@ -6,7 +6,6 @@ these is put right.
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import socket
@@ -20,7 +19,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from serving import health
+from serving import garbage, health
 from serving.address import check_free
 from serving.framework import ModelServer, app
 from serving.grpc import GrpcServer
@@ -128,10 +127,7 @@ def serve(part: Part, listening: Listening, *, on_ready: Callable[[str], None]) 
     health.install(app, part.health)
     part.install(app)
     threading.Thread(target=_announce, args=(listening, part.health, on_ready), daemon=True).start()
-    # What was made until now stays: looking through hundreds of thousands of objects for garbage would halt every
-    # stream for a tenth of a second, again and again.
-    gc.collect()
-    gc.freeze()
+    garbage.settle()
     try:
         Server(listening, part.health).start(part.models())
     finally:
