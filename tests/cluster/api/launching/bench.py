@@ -27,7 +27,7 @@ STAGE = "stage1_align"
 BUCKET = "training"
 ACCOUNT = "pipeline-runner"  # as KFP names it
 SHORT_S = 4  # of the deadlines
-LAUNCHES = {
+LAUNCHES: Mapping[str, Mapping[str, Any]] = {
     "pipelines": {"enabled": True, "launcher": "rayjob"},
     "mlflow": {"enabled": False, "uri": "https://mlflow.example.org"},
     "training": {"checkpoints": "s3://training/checkpoints"},
@@ -95,11 +95,19 @@ class Bench:
     folder: Path
     started: list[Launched] = field(default_factory=list)
 
-    def start(self, run_id: str = "", *, pod: str = "", options: Sequence[str] = ()) -> Launched:
+    def start(
+        self,
+        run_id: str = "",
+        *,
+        pod: str = "",
+        recipe: Path = RECIPE,
+        stage: str = STAGE,
+        options: Sequence[str] = (),
+    ) -> Launched:
         """Start a launcher with the token of the steps' account."""
         number = len(self.started)
         log, out = self.folder / f"{number}.log", self.folder / f"{number}.json"
-        words = ["launch", "--recipe", str(RECIPE), "--stage", STAGE, "--corpus", f"s3://{BUCKET}/corpus"]
+        words = ["launch", "--recipe", str(recipe), "--stage", stage, "--corpus", f"s3://{BUCKET}/corpus"]
         words += ["--checkpoints", f"s3://{BUCKET}/checkpoints", "--template", str(self.template)]
         words += ["--namespace", PIPELINES, "--runs", str(self.folder / "runs"), "--every-s", str(EVERY_S), *options]
         words += ["--run-id", run_id] if run_id else []
