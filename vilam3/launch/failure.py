@@ -94,13 +94,11 @@ BY_INCIDENT: Mapping[Incident, Cause] = {
     "killed": KILLED,
 }  # the first that befell a pod explains the others: a lost machine kills its processes
 BY_TEXT: tuple[tuple[re.Pattern[str], Cause], ...] = (
-    (re.compile(r"\bXid\b|uncorrectable ECC|fallen off the bus", re.IGNORECASE), XID),
-    (re.compile(r"CUDA out of memory|OutOfMemoryError: CUDA|CUDA error: out of memory"), GPU_MEMORY),
-    (
-        re.compile(r"NCCL.{0,80}(timed?[ -]?out|error)|ncclSystemError|ncclRemoteError|Watchdog caught", re.IGNORECASE),
-        NCCL,
-    ),
-    (re.compile(r"OutOfMemoryError|killed due to (the node )?running low on memory"), MEMORY),
+    (re.compile(r"\bXid\b[ :(]*(PCI|\d)|uncorrectable ECC|fallen off the bus"), XID),
+    (re.compile(r"CUDA out of memory|CUDA error: out of memory"), GPU_MEMORY),
+    # Names of variables, such as NCCL_IB_TIMEOUT, are in many a log and mean nothing.
+    (re.compile(r"NCCL error|NCCL [a-z ]{1,40}timed? ?out|nccl(System|Remote|Internal)Error|Watchdog caught"), NCCL),
+    (re.compile(r"ray\.exceptions\.OutOfMemoryError|running low on memory"), MEMORY),
     (re.compile(r"failed with exit code 75\b"), PREEMPTED),
     (re.compile(r"failed with exit code 2\b"), USER),
     (re.compile(r"failed with exit code (137|-9)\b"), KILLED),

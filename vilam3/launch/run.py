@@ -13,8 +13,7 @@ from vilam3.launch.watch import EVERY_S, Deadlines, Seen, Watch
 from vilam3.objects import open_store
 from vilam3.train.record import MODELS, STAGE_FILE, StageResult, parse_stage
 from vilam3.train.termination import on_termination
-
-LINEAGE = "lineage"  # as `vilam3.workplace` has it in a checkpoint
+from vilam3.workplace import LINEAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

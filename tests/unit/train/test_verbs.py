@@ -8,8 +8,9 @@ import pytest
 
 from vilam3.artifacts import write_json
 from vilam3.cli import promote, register, train
-from vilam3.errors import CheckpointError, GateError, RecipeError
-from vilam3.recipe import Recipe
+from vilam3.errors import CheckpointError, GateError, PreemptedError, RecipeError
+from vilam3.recipe import Recipe, load
+from vilam3.train import news
 
 PARSER = argparse.ArgumentParser()
 VERBS = PARSER.add_subparsers()
@@ -117,3 +118,29 @@ def test_help_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit, match="0"):
         vilam3(verb, "--help")
     assert f"example: vilam3 {verb} --recipe" in capsys.readouterr().out
+
+
+def test_training_leaves_its_news_where_it_is_told(recipe_file: Path, corpus: Path, tmp_path: Path) -> None:
+    """By a resolved recipe, as a launched job has it."""
+    out, place = tmp_path / "stage1", f"{tmp_path.as_uri()}/launched/job.json"
+    words = ("--resolved-recipe", load([recipe_file]).resolved_json(), "--stage", "stage1_align", "--corpus", corpus)
+    assert vilam3("train", *words, "--out", out, "--no-tracking", "--news", place) == 0
+    told = news.heard(place)
+    assert told is not None
+    assert (told.step, told.steps, told.model, told.kind) == (2, 2, out.as_uri(), "")
+
+
+def test_training_that_nobody_watches_saves_its_state_and_ends(
+    recipe_file: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "EVERY_S", 0.2)
+    recipe = json.loads(load([recipe_file]).resolved_json())
+    recipe["stages"]["stage1_align"]["steps"] = 100_000
+    out, place = tmp_path / "stage1", f"{tmp_path.as_uri()}/launched/job.json"
+    words = ("--resolved-recipe", json.dumps(recipe), "--stage", "stage1_align", "--corpus", corpus, "--out", out)
+    with pytest.raises(PreemptedError, match="the state is saved"):
+        vilam3("train", *words, "--no-tracking", "--news", place, "--unwatched-s", "10")
+    told = news.heard(place)
+    assert told is not None
+    assert told.kind == "PreemptedError"
+    assert 0 < told.step < told.steps == 100_000
