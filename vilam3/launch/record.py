@@ -42,7 +42,9 @@ def page(request: Request, account: Account) -> str:
     rows = {
         "job": f"{account.job} in namespace {account.namespace}",
         "recipe": f"{request.recipe.name} ({request.recipe.digest[:12]})",
-        "workers": str(request.num_workers),
+        "workers": str(account.workers),
+        "worker hours": f"{account.worker_hours('starting', 'running'):.2f}, "
+        f"of them {account.worker_hours('starting'):.2f} before a first step",
         "corpus": request.corpus,
         "base": request.base or "nothing",
         "news": account.news,
@@ -66,6 +68,8 @@ def tags(account: Account) -> Mapping[str, str]:
         "failure": failure.cause.name if failure else "none",
         "failure_sentence": failure.sentence if failure else "",
         "retryable": str(failure.cause.is_retryable).lower() if failure else "",
+        "worker_hours": f"{account.worker_hours('starting', 'running'):.4f}",
+        "worker_hours_starting": f"{account.worker_hours('starting'):.4f}",
         **{f"seconds_{phase}": f"{seconds:.1f}" for phase, seconds in account.seconds.items()},
     }
 

@@ -25,6 +25,7 @@ class Account:
         namespace: Where it ran.
         news: Where it left its news.
         seconds: In each phase, as far as this launcher saw.
+        workers: How many it has, an accelerator each where there are any.
         failure: Why it failed; None where it did not.
     """
 
@@ -32,7 +33,12 @@ class Account:
     namespace: str
     news: str
     seconds: Mapping[Phase, float]
+    workers: int
     failure: Failure | None = None
+
+    def worker_hours(self, *phases: Phase) -> float:
+        """What its workers cost in these phases; while queued they hold nothing."""
+        return self.workers * sum(self.seconds.get(phase, 0.0) for phase in phases) / 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +92,12 @@ def launch(
         deadlines = Deadlines(starting_s=template.starting_s, stalled_s=template.stalled_s)
         seen = Watch(job, deadlines=deadlines, say=say, every_s=every_s).until_over(stop)
         account = Account(
-            job=job.name, namespace=place.namespace, news=job.news_uri, seconds=seen.seconds, failure=seen.failure
+            job=job.name,
+            namespace=place.namespace,
+            news=job.news_uri,
+            seconds=seen.seconds,
+            workers=request.num_workers,
+            failure=seen.failure,
         )
         if seen.is_standing:
             _leave(job, seen, place)

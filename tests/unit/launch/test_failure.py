@@ -10,8 +10,8 @@ from vilam3.train.news import News
 HEAD = "Job entrypoint command failed with exit code {}, last available logs (truncated to 20,000 chars):\n"
 
 
-def _over(message: str = "", news: News | None = None, **status: str) -> Observation:
-    return Observation(phase="over", job_status="FAILED", message=message, news=news or News(), **status)
+def _over(message: str = "", news: News | None = None, reason: str = "") -> Observation:
+    return Observation(phase="over", job_status="FAILED", message=message, news=news or News(), reason=reason)
 
 
 @pytest.mark.parametrize(
