@@ -68,14 +68,14 @@ class TrainingPlatform(Platform):
     """An installation that trains."""
 
     @contextmanager
-    def prepared(self, claim: Mapping[str, Path]) -> Iterator[None]:
-        """Make what the job finds in its namespace, and leave nothing; `claim` are folders by their names."""
+    def prepared(self, claim: Mapping[str, Path], *, store: Mapping[str, Path] | None = None) -> Iterator[None]:
+        """Make what the job finds in its namespace, and leave nothing; both are folders by their names."""
         self.kubectl("create", "namespace", NAMESPACE)
         try:
             self._apply_surroundings()
             self.kubectl("create", "secret", "generic", SECRET, f"--from-literal=password={self.store_key}")
             self._fill_claim(claim)
-            self._fill_store({})
+            self._fill_store(store or {})
             yield
         finally:
             self._leave()
