@@ -138,6 +138,10 @@ test-cluster-full: setup ## Run all tiers on clusters
 test-cluster-api: setup ## Test the chart on a real API server: install, upgrade, roll back, uninstall
 	@$(BIN)/python -m tests.cluster api
 
+.PHONY: test-cluster-launch
+test-cluster-launch: setup ## Test that pipelines' steps train by jobs, on a real API server
+	@$(BIN)/python -m tests.cluster launch
+
 .PHONY: test-cluster-node
 test-cluster-node: setup ## Test that a cluster with real pods comes up, works, and leaves nothing
 	@$(BIN)/python -m tests.cluster node
@@ -149,6 +153,10 @@ test-cluster-kserve: setup ## Test the chart under real KServe: questions to rea
 .PHONY: test-cluster-ray
 test-cluster-ray: setup ## Test the chart on Ray in a cluster
 	@$(BIN)/python -m tests.cluster ray
+
+.PHONY: test-cluster-jobs
+test-cluster-jobs: setup ## Test that a launched job trains under the real KubeRay, and ends with its launcher
+	@$(BIN)/python -m tests.cluster jobs
 
 .PHONY: test-cluster-scale
 test-cluster-scale: setup ## Test placement and API load on a thousand pretended nodes
