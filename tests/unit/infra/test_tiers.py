@@ -44,7 +44,7 @@ def test_a_tier_that_cannot_run_says_why_and_is_no_failure(capsys: pytest.Captur
 
 def test_an_unknown_tier_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kserv"]) == 2
-    assert "no tier kserv; there are api, node, kserve" in capsys.readouterr().err
+    assert "no tier kserv; there are api, launch, node, kserve" in capsys.readouterr().err
 
 
 def test_the_makefile_has_a_target_for_every_tier() -> None:
