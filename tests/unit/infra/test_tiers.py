@@ -8,7 +8,7 @@ import pytest
 from infra.cluster import tools
 from tests import tiers
 from tests.cluster import built
-from tests.cluster.__main__ import ABSENT, TIERS, main
+from tests.cluster.__main__ import ABSENT, ALONE, LANES, TIERS, main
 
 ROOT = Path(__file__).parents[3]
 SKIPPING = (
@@ -45,6 +45,11 @@ def test_a_tier_that_cannot_run_says_why_and_is_no_failure(capsys: pytest.Captur
 def test_an_unknown_tier_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kserv"]) == 2
     assert "no tier kserv; there are api, launch, node, kserve" in capsys.readouterr().err
+
+
+def test_every_tier_has_its_turn_once() -> None:
+    turns = [tier for lane in (*LANES, ALONE) for tier in lane]
+    assert sorted(turns) == sorted(TIERS)
 
 
 def test_the_makefile_has_a_target_for_every_tier() -> None:
