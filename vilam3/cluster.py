@@ -34,6 +34,10 @@ class Kind:
     version: str
     plural: str
 
+    def within(self, namespace: str) -> tuple[str, str, str, str]:
+        """What every call of the client about one of its objects begins with."""
+        return self.group, self.version, namespace, self.plural
+
 
 class Cluster:
     """Reads; what changes a cluster is `create` and `delete` of one custom resource."""
@@ -119,15 +123,7 @@ class Cluster:
         call = client.CustomObjectsApi(self._api).create_namespaced_custom_object
         with self._translated():
             try:
-                call(
-                    kind.group,
-                    kind.version,
-                    namespace,
-                    kind.plural,
-                    dict(manifest),
-                    field_validation="Strict",
-                    _request_timeout=TIMEOUT_S,
-                )
+                call(*kind.within(namespace), dict(manifest), field_validation="Strict", _request_timeout=TIMEOUT_S)
             except ApiException as error:
                 if error.status == CONFLICT:
                     return False
@@ -137,9 +133,7 @@ class Cluster:
     def read(self, kind: Kind, name: str, *, namespace: str) -> dict[str, Any] | None:
         """An object as the server has it; None where there is none."""
         call = client.CustomObjectsApi(self._api).get_namespaced_custom_object
-        return self._found(
-            lambda: call(kind.group, kind.version, namespace, kind.plural, name, _request_timeout=TIMEOUT_S)
-        )
+        return self._found(lambda: call(*kind.within(namespace), name, _request_timeout=TIMEOUT_S))
 
     def delete(self, kind: Kind, name: str, *, namespace: str, uid: str) -> None:
         """Delete this very object, not a later one of its name; harmless where it is gone."""
@@ -147,15 +141,7 @@ class Cluster:
         call = client.CustomObjectsApi(self._api).delete_namespaced_custom_object
         with self._translated():
             try:
-                call(
-                    kind.group,
-                    kind.version,
-                    namespace,
-                    kind.plural,
-                    name,
-                    body=options,
-                    _request_timeout=TIMEOUT_S,
-                )
+                call(*kind.within(namespace), name, body=options, _request_timeout=TIMEOUT_S)
             except ApiException as error:
                 if error.status not in {NOT_FOUND, CONFLICT}:  # a conflict is another object of that name
                     raise
