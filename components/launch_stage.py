@@ -15,9 +15,10 @@ def launch_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a 
     base: str,
     metrics: dsl.Output[dsl.Metrics],
     page: dsl.Output[dsl.HTML],
-    workers: str = "",
+    workers: int = 0,
     strategy: str = "",
     checkpoints: str = "",
+    contents: str = "",  # noqa: ARG001 - makes KFP's cache key change with what lies at the places given
 ) -> NamedTuple("Launched", [("model", str), ("kept", str)]):  # type: ignore[valid-type]  # what KFP reads
     """Train a stage of the recipe by a RayJob, from `base` or from nothing; places are URIs, which no step copies."""
     from pathlib import Path
@@ -30,7 +31,7 @@ def launch_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a 
         stage=stage,
         corpus=corpus,
         base=base,
-        how={"workers": workers, "strategy": strategy, "checkpoints": checkpoints},
+        how={"workers": str(workers or ""), "strategy": strategy, "checkpoints": checkpoints},
         template=Path("/etc/vilam3/rayjob.json"),
         page=Path(page.path),
     )

@@ -16,9 +16,10 @@ def train_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a s
     metrics: dsl.Output[dsl.Metrics],
     base: Optional[dsl.Input[dsl.Model]] = None,  # noqa: UP045 - KFP reads an optional artifact in this spelling only
     launcher: str = "local",
-    workers: str = "",
+    workers: int = 0,
     strategy: str = "",
     checkpoints: str = "",
+    contents: str = "",  # noqa: ARG001 - makes KFP's cache key change with what lies at the places given
 ) -> None:
     """Train a stage of the recipe from `base`, or from nothing; a stage that was killed goes on."""
     from pathlib import Path
@@ -33,7 +34,7 @@ def train_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a s
         corpus=Path(corpus.path),
         base=Path(base.path) if base else None,
         checkpoint=Path(checkpoint.path),
-        how={"launcher": launcher, "workers": workers, "strategy": strategy, "checkpoints": checkpoints},
+        how={"launcher": launcher, "workers": str(workers or ""), "strategy": strategy, "checkpoints": checkpoints},
     )
     figures = {"final_loss": result.final_loss, "seconds": result.seconds}
     write_json(Path(metrics.path), figures)  # without a file, the local cache takes the step for unfinished

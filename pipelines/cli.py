@@ -24,9 +24,11 @@ INPUTS = {
     "corpus": "a prepared corpus",
     "experts": "directory of expert bundles",
 }
+DIGEST = {"corpus_digest": "which corpus is meant, as its corpus.json says; without it whichever is there"}
 LAUNCH = {
     "launcher": "local: one process a stage; ray: several",
     "workers": "with ray: processes",
+    "gpus": "accelerators of a pod that trains",
     "strategy": "with ray: ddp, zero1, zero2, zero3 or fsdp2",
     "checkpoints": "with ray: s3://bucket/prefix of their state",
 }
@@ -116,7 +118,7 @@ def _register_run(actions: Verbs) -> None:
     parser.add_argument("--image", default="", metavar="REF", help="with --endpoint: image of all steps")
     for name, what in INPUTS.items():
         parser.add_argument(_flag(name), metavar="URI", help=what)
-    for name, what in LAUNCH.items():
+    for name, what in (DIGEST | LAUNCH).items():
         parser.add_argument(_flag(name), metavar=name.upper(), help=what)
     parser.add_argument(
         "--work", type=Path, default=Path("runs"), metavar="DIR", help="with --local: of all runs (runs)"
@@ -207,8 +209,8 @@ def _run(arguments: argparse.Namespace) -> int:
     pipeline = _pipeline(arguments.pipeline, recipe, place, arguments.from_stage)
     from pipelines.submit import check_arguments, submit
 
-    named = {name: getattr(arguments, name) for name in (*INPUTS, *LAUNCH)}
-    given = check_arguments(pipeline, named, texts=LAUNCH)
+    named = {name: getattr(arguments, name) for name in (*INPUTS, *DIGEST, *LAUNCH)}
+    given = check_arguments(pipeline, named, texts={*DIGEST, *LAUNCH})
     if arguments.endpoint:
         print(submit(pipeline, given, endpoint=arguments.endpoint, experiment=recipe.tracking.experiment))
         return 0

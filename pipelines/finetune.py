@@ -4,18 +4,20 @@ What a recipe describes is made; what it does not describe is asked for by URI. 
 have an effect: three forms of one pipeline, one function each.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from kfp import dsl
+from kfp.dsl import PipelineTask
 from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components.fit_experts import fit_experts
 from components.prepare import prepare
-from components.train_stage import train_stage
-from pipelines.judge import Outputs, judge
+from components.resolve import resolve
+from pipelines.judge import Outputs
 from pipelines.launched import launched
 from pipelines.place import Place
+from pipelines.trained import Data, given, train_and_judge
 from vilam3.recipe import Recipe
 from vilam3.settings import StageName
 
@@ -49,52 +51,64 @@ def finetune(recipe: Recipe, *, place: Place, first: StageName | None = None) ->
 def _from_nothing(resolved: Recipe, stages: Sequence[str], place: Place) -> BaseComponent:
     @dsl.pipeline(name=NAME)
     def pipeline(
-        recipe: str = resolved.resolved_json(),
+        overrides: str = "",
         launcher: str = "local",
-        workers: str = "",
+        workers: int = 0,
+        gpus: int = resolved.resources.gpus,
         strategy: str = "",
         checkpoints: str = "",
+        recipe: str = resolved.resolved_json(),
     ) -> Outputs:
         """Train VILA-M3 and its experts on phantoms from nothing, measure it, and release it through the gate.
 
         Args:
-            recipe: Resolved recipe, one JSON text. Its stages and resources are those this was compiled with.
+            overrides: TOML that replaces values of the recipe, such as: stages.stage4_expert.learning_rate = 1e-5
             launcher: local: one process | ray: a process for each accelerator of the pod, restarted when one is lost.
-            workers: With ray: number of processes; empty for the stage's devices.
+            workers: With ray: number of processes; 0 for the stage's devices.
+            gpus: Accelerators of a pod that trains.
             strategy: With ray: ddp, zero1, zero2, zero3 or fsdp2; empty for what the stage says.
             checkpoints: With ray: s3://bucket/prefix of the state a new pod goes on from; empty keeps it in the pod.
+            recipe: Resolved recipe, one JSON text. Its stages and resources are those this was compiled with.
         """
         how = {"launcher": launcher, "workers": workers, "strategy": strategy, "checkpoints": checkpoints}
-        corpus, experts = _phantoms(recipe, place)
-        return _train_and_judge(recipe, stages, corpus=corpus, experts=experts, base=None, place=place, how=how)
+        settled = place.resolving(resolve(recipe=recipe, overrides=overrides), looks=False)
+        corpus, experts = _phantoms(settled, place)
+        data = Data(settled=settled, corpus=corpus, experts=experts, base=None)
+        return train_and_judge(stages, data, place=place, how=how, gpus=gpus)
 
     return pipeline
 
 
 def _from_checkpoint(resolved: Recipe, stages: Sequence[str], place: Place) -> BaseComponent:
     @dsl.pipeline(name=NAME)
-    def pipeline(
+    def pipeline(  # noqa: PLR0913, PLR0917 - the form that a person fills in
         base_checkpoint: str,
-        recipe: str = resolved.resolved_json(),
+        overrides: str = "",
         launcher: str = "local",
-        workers: str = "",
+        workers: int = 0,
+        gpus: int = resolved.resources.gpus,
         strategy: str = "",
         checkpoints: str = "",
+        recipe: str = resolved.resolved_json(),
     ) -> Outputs:
         """Train VILA-M3 on phantoms from a checkpoint, measure it, and release it through the gate.
 
         Args:
             base_checkpoint: URI of the checkpoint to start from, in the published three-folder layout.
-            recipe: Resolved recipe, one JSON text. Its stages and resources are those this was compiled with.
+            overrides: TOML that replaces values of the recipe, such as: stages.stage4_expert.learning_rate = 1e-5
             launcher: local: one process | ray: a process for each accelerator of the pod, restarted when one is lost.
-            workers: With ray: number of processes; empty for the stage's devices.
+            workers: With ray: number of processes; 0 for the stage's devices.
+            gpus: Accelerators of a pod that trains.
             strategy: With ray: ddp, zero1, zero2, zero3 or fsdp2; empty for what the stage says.
             checkpoints: With ray: s3://bucket/prefix of the state a new pod goes on from; empty keeps it in the pod.
+            recipe: Resolved recipe, one JSON text. Its stages and resources are those this was compiled with.
         """
         how = {"launcher": launcher, "workers": workers, "strategy": strategy, "checkpoints": checkpoints}
-        corpus, experts = _phantoms(recipe, place)
+        settled = place.resolving(resolve(recipe=recipe, overrides=overrides, base=base_checkpoint))
+        corpus, experts = _phantoms(settled, place)
         base = dsl.importer(artifact_uri=base_checkpoint, artifact_class=dsl.Model).output
-        return _train_and_judge(recipe, stages, corpus=corpus, experts=experts, base=base, place=place, how=how)
+        data = Data(settled=settled, corpus=corpus, experts=experts, base=base)
+        return train_and_judge(stages, data, place=place, how=how, gpus=gpus)
 
     return pipeline
 
@@ -105,11 +119,14 @@ def _on_given_data(resolved: Recipe, stages: Sequence[str], place: Place) -> Bas
         base_checkpoint: str,
         corpus: str,
         experts: str,
-        recipe: str = resolved.resolved_json(),
+        corpus_digest: str = "",
+        overrides: str = "",
         launcher: str = "local",
-        workers: str = "",
+        workers: int = 0,
+        gpus: int = resolved.resources.gpus,
         strategy: str = "",
         checkpoints: str = "",
+        recipe: str = resolved.resolved_json(),
     ) -> Outputs:
         """Train VILA-M3 on given data from a checkpoint, measure it, and release it through the gate.
 
@@ -117,40 +134,26 @@ def _on_given_data(resolved: Recipe, stages: Sequence[str], place: Place) -> Bas
             base_checkpoint: URI of the checkpoint to start from, in the published three-folder layout.
             corpus: URI of a prepared corpus.
             experts: URI of a directory of expert bundles.
-            recipe: Resolved recipe, one JSON text. Its stages and resources are those this was compiled with.
+            corpus_digest: Which corpus is meant, as corpus.json states it; empty for whichever is there.
+            overrides: TOML that replaces values of the recipe, such as: stages.stage4_expert.learning_rate = 1e-5
             launcher: local: one process | ray: a process for each accelerator of the pod, restarted when one is lost.
-            workers: With ray: number of processes; empty for the stage's devices.
+            workers: With ray: number of processes; 0 for the stage's devices.
+            gpus: Accelerators of a pod that trains.
             strategy: With ray: ddp, zero1, zero2, zero3 or fsdp2; empty for what the stage says.
             checkpoints: With ray: s3://bucket/prefix of the state a new pod goes on from; empty keeps it in the pod.
+            recipe: Resolved recipe, one JSON text. Its stages and resources are those this was compiled with.
         """
         how = {"launcher": launcher, "workers": workers, "strategy": strategy, "checkpoints": checkpoints}
-        base = dsl.importer(artifact_uri=base_checkpoint, artifact_class=dsl.Model).output
-        data = dsl.importer(artifact_uri=corpus, artifact_class=dsl.Dataset).output
-        bundles = dsl.importer(artifact_uri=experts, artifact_class=dsl.Model).output
-        return _train_and_judge(recipe, stages, corpus=data, experts=bundles, base=base, place=place, how=how)
+        places = {"corpus": corpus, "base": base_checkpoint, "experts": experts}
+        settled = resolve(recipe=recipe, overrides=overrides, corpus_digest=corpus_digest, **places)
+        data = given(place.resolving(settled), **places)
+        return train_and_judge(stages, data, place=place, how=how, gpus=gpus)
 
     return pipeline
 
 
-def _phantoms(recipe: str, place: Place) -> tuple[PipelineChannel, PipelineChannel]:
+def _phantoms(settled: PipelineTask, place: Place) -> tuple[PipelineChannel, PipelineChannel]:
+    recipe = settled.outputs["recipe"]
     corpus = place.light(prepare(recipe=recipe)).outputs["corpus"]
     experts = place.heavy(fit_experts(recipe=recipe, corpus=corpus)).outputs["experts"]
     return corpus, experts
-
-
-def _train_and_judge(
-    recipe: str,
-    stages: Sequence[str],
-    *,
-    corpus: PipelineChannel,
-    experts: PipelineChannel,
-    base: PipelineChannel | None,
-    place: Place,
-    how: Mapping[str, str],
-) -> Outputs:
-    checkpoint = base
-    for stage in stages:
-        start = {} if checkpoint is None else {"base": checkpoint}
-        trained = place.heavy(train_stage(recipe=recipe, stage=stage, corpus=corpus, **start, **how), name=stage)
-        checkpoint = trained.outputs["checkpoint"]
-    return judge(recipe, corpus=corpus, experts=experts, checkpoint=checkpoint, place=place)

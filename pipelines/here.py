@@ -71,7 +71,7 @@ class Finished:
 
 
 def run_here(
-    pipeline: BaseComponent, recipe: Recipe, *, runs: Path, arguments: Mapping[str, str] | None = None
+    pipeline: BaseComponent, recipe: Recipe, *, runs: Path, arguments: Mapping[str, str | int] | None = None
 ) -> Finished:
     """Run every step that has no result yet, showing progress on stderr.
 
@@ -104,7 +104,7 @@ def run_here(
 
 def step_names(recipe: Recipe) -> tuple[str, ...]:
     """The steps of a whole run, as the journal calls them."""
-    return ("prepare", "experts", *recipe.stage_names, "evaluate", "release", "report")
+    return ("resolve", "prepare", "experts", *recipe.stage_names, "evaluate", "release", "report")
 
 
 def program_digest() -> str:
@@ -133,7 +133,7 @@ def _initialise(folder: Path) -> None:
     )
 
 
-def _run(pipeline: BaseComponent, arguments: Mapping[str, str], folder: Path) -> dict[str, Any]:
+def _run(pipeline: BaseComponent, arguments: Mapping[str, str | int], folder: Path) -> dict[str, Any]:
     take_error(folder)  # of an earlier run
     with (folder / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # our image has no "python" in its name, which kfp remarks on

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from kfp import dsl
+from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineChannel
 
 from components.evaluate import evaluate
@@ -23,7 +24,7 @@ class Outputs(NamedTuple):
 
 
 def judge(
-    recipe: str,
+    settled: PipelineTask,
     *,
     corpus: PipelineChannel,
     experts: PipelineChannel,
@@ -34,15 +35,16 @@ def judge(
     """Measure a trained stage, register it, let the gate decide, and write the report.
 
     Args:
-        recipe: Resolved.
+        settled: The step that resolved the recipe.
         corpus: A prepared corpus.
         experts: Directory of expert bundles.
         checkpoint: The trained stage.
         kept: URI of the models that were kept while it was trained, where they are not in it.
         place: Where the steps run.
     """
-    beside = {} if kept is None else {"kept": kept}
-    measured = place.heavy(evaluate(recipe=recipe, corpus=corpus, experts=experts, checkpoint=checkpoint, **beside))
+    recipe, beside = settled.outputs["recipe"], {} if kept is None else {"kept": kept}
+    examined = {"corpus": corpus, "experts": experts, "checkpoint": checkpoint, **beside}
+    measured = place.heavy(evaluate(recipe=recipe, contents=settled.outputs["contents"], **examined))
     found = {"model": measured.outputs["model"], "evaluation": measured.outputs["evaluation"], "experts": experts}
     # The registry and its champion are outside what a cache key knows, so this step always runs.
     released = place.heavy(release(recipe=recipe, corpus=corpus, **found)).set_caching_options(enable_caching=False)

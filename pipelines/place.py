@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
+from kfp.dsl.pipeline_channel import PipelineChannel
 
 from vilam3.settings import ResourceSettings
 
@@ -48,12 +49,20 @@ class Place:
         task.set_memory_request(LIGHT_MEMORY).set_memory_limit(LIGHT_MEMORY)
         return self._settle(task)
 
-    def heavy(self, task: PipelineTask, *, name: str = "") -> PipelineTask:
-        """A step that trains, fits or evaluates: with the recipe's accelerators, on the nodes it names.
+    def resolving(self, task: PipelineTask, *, looks: bool = True) -> PipelineTask:
+        """The step that settles what a run is made of; where it `looks` at given places, no cache may answer for it."""
+        task.set_caching_options(enable_caching=not looks)
+        if looks and self.resources is not None and self.launcher == "here":
+            _reach_store(task, optional=True)
+        return self.light(task)
+
+    def heavy(self, task: PipelineTask, *, name: str = "", gpus: PipelineChannel | int | None = None) -> PipelineTask:
+        """A step that trains, fits or evaluates: with accelerators, on the nodes that the recipe names.
 
         Args:
             task: The step.
             name: Shown for it, where it is not enough to know the component.
+            gpus: How many accelerators; None for the recipe's.
         """
         if self.resources is None:
             return task
@@ -62,8 +71,8 @@ class Place:
         wanted = self.resources
         task.set_cpu_request(wanted.cpu).set_cpu_limit(wanted.cpu)
         task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory)
-        if wanted.gpus:
-            task.set_accelerator_type(wanted.accelerator).set_accelerator_limit(wanted.gpus)
+        if gpus is not None or wanted.gpus:
+            task.set_accelerator_type(wanted.accelerator).set_accelerator_limit(wanted.gpus if gpus is None else gpus)
             kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")  # noqa: S108 - shared memory between the processes of one pod
         for one in wanted.tolerations:
             kubernetes.add_toleration(
@@ -91,13 +100,18 @@ class Place:
         kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path="/tmp")  # noqa: S108 - see RUNS
         kubernetes.use_config_map_as_env(task, config_map_name=INSTALLATION, config_map_key_to_env=ENDPOINTS)
         if self.launcher == "rayjob":  # results stay in the store
-            kubernetes.use_config_map_as_env(task, config_map_name=INSTALLATION, config_map_key_to_env=STORE)
-            kubernetes.use_config_map_as_env(
-                task, config_map_name=INSTALLATION, config_map_key_to_env=STORE_ENDPOINT, optional=True
-            )
-            kubernetes.use_secret_as_env(
-                task, secret_name=STORE_SECRET, secret_key_to_env=STORE_KEYS, optional=True
-            )  # or a role of the cloud
+            _reach_store(task, optional=False)
         return task.set_retry(
             num_retries=NUM_RETRIES, backoff_duration="60s", backoff_factor=2, backoff_max_duration=WINDOW
         )
+
+
+def _reach_store(task: PipelineTask, *, optional: bool) -> None:
+    """Endpoint and keys of the installation's object store, if they are `optional` only where there are any."""
+    kubernetes.use_config_map_as_env(task, config_map_name=INSTALLATION, config_map_key_to_env=STORE, optional=optional)
+    kubernetes.use_config_map_as_env(
+        task, config_map_name=INSTALLATION, config_map_key_to_env=STORE_ENDPOINT, optional=True
+    )
+    kubernetes.use_secret_as_env(
+        task, secret_name=STORE_SECRET, secret_key_to_env=STORE_KEYS, optional=True
+    )  # or a role of the cloud

@@ -21,7 +21,7 @@ def write_yaml(pipeline: BaseComponent, path: Path) -> None:
 
 def check_arguments(
     pipeline: BaseComponent, given: Mapping[str, str | None], *, texts: Collection[str] = ()
-) -> dict[str, str]:
+) -> dict[str, str | int]:
     """The arguments of a pipeline, local paths made absolute.
 
     Args:
@@ -30,7 +30,7 @@ def check_arguments(
         texts: Names of those that are no paths.
 
     Raises:
-        UserError: one is missing, or has no effect.
+        UserError: one is missing, has no effect, or is no number where one is needed.
     """
     known = dict(pipeline.component_spec.inputs or {})
     kept = {name: value for name, value in given.items() if value is not None}
@@ -40,11 +40,19 @@ def check_arguments(
     unused = [name for name in kept if name not in known]
     if unused:
         raise UserError(f"{_flag(unused[0])} has no effect here: the pipeline makes it from the recipe; leave it out")
-    is_text = {name: "://" in value or name in texts for name, value in kept.items()}
-    return {name: value if is_text[name] else str(Path(value).absolute()) for name, value in kept.items()}
+    types = {name: known[name].type for name in kept}
+    return {name: _typed(name, value, types[name], is_path=name not in texts) for name, value in kept.items()}
 
 
-def submit(pipeline: BaseComponent, arguments: Mapping[str, str], *, endpoint: str, experiment: str) -> str:
+def _typed(name: str, value: str, type_: str, *, is_path: bool) -> str | int:
+    if type_ == "Integer":
+        if not value.isdecimal():
+            raise UserError(f"{_flag(name)}={value}: not a whole number; write digits only")
+        return int(value)
+    return str(Path(value).absolute()) if is_path and "://" not in value else value
+
+
+def submit(pipeline: BaseComponent, arguments: Mapping[str, str | int], *, endpoint: str, experiment: str) -> str:
     """Start a run and return its id.
 
     Raises:

@@ -36,6 +36,8 @@ KeyPath = tuple[str, ...]
 Place = tuple[str | int, ...]
 Origins = dict[tuple[str | int, ...], Path]
 SHOWN_CHARACTERS = 60
+RIVALS = {"epochs": "steps", "steps": "epochs"}  # of which a later file's replaces an earlier one's
+COMPILED = ("stage_names", "resources")  # what the steps of a compiled pipeline were made from
 
 
 class Recipe(Settings):
@@ -128,13 +130,43 @@ def parse_resolved(text: str) -> Recipe:
         raise _explain(error, origins={}, source="resolved recipe") from error
 
 
+def overridden(recipe: Recipe, overrides: str) -> Recipe:
+    """A recipe with some of its values replaced, for one run of a pipeline that was compiled for it.
+
+    Args:
+        recipe: Resolved.
+        overrides: TOML, such as ``stages.stage4_expert.learning_rate = 1e-5``; may be empty.
+
+    Raises:
+        RecipeError: it is not TOML, a value is not allowed, or one that the pipeline was compiled with differs.
+    """
+    source = Path("overrides")
+    merged, origins = recipe.model_dump(mode="json", exclude_none=True), Origins()
+    _merge(merged, _parsed(overrides, source), origins=origins, path=source)
+    try:
+        changed = Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(error, origins=origins, source="overrides") from error
+    for what in COMPILED:
+        if getattr(changed, what) != getattr(recipe, what):
+            raise RecipeError(
+                f"overrides: {what} are fixed when a pipeline is compiled; compile it from another recipe"
+            )
+    return changed
+
+
 def _read(path: Path) -> Table:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise RecipeError(f"recipe {path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"recipe {path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+
+
+def _parsed(text: str, path: Path) -> Table:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe {path}: not valid TOML: {error}; mend that line") from error
 
@@ -150,6 +182,8 @@ def _merge(into: Table, table: Table, *, origins: Origins, path: Path, prefix: K
             into[key] = {}
             _merge(into[key], value, origins=origins, path=path, prefix=place)
         else:
+            if key in RIVALS and RIVALS[key] not in table:
+                into.pop(RIVALS[key], None)
             into[key] = value
 
 

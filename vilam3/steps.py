@@ -7,6 +7,7 @@ A step may be killed and run again: it takes up what it had begun (see `vilam3.w
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,40 @@ if TYPE_CHECKING:
     from vilam3.tracking import Tracking, Version
 
 EXPERT_FIGURES = "fitting.json"  # in the experts' directory: what fitting measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What a run is made of.
+
+    Attributes:
+        recipe: With its overrides.
+        contents: Digest that changes with what lies at the places given.
+    """
+
+    recipe: Recipe
+    contents: str
+
+
+def resolve(recipe: Recipe, *, overrides: str, places: Mapping[str, str], corpus_digest: str) -> Resolved:
+    """Settle what a run is made of, before anything computes.
+
+    Args:
+        recipe: Resolved.
+        overrides: TOML that replaces some of its values; may be empty.
+        places: Of corpus, base and experts; empty where the run makes them.
+        corpus_digest: Which corpus is meant; empty for whichever is there.
+
+    Raises:
+        RecipeError: the overrides are not allowed.
+        DataError: there is nothing at a place, or another corpus.
+    """
+    from vilam3.contents import check_corpus, contents_of
+    from vilam3.recipe import overridden
+
+    if corpus_digest:
+        check_corpus(places["corpus"], corpus_digest)
+    return Resolved(recipe=overridden(recipe, overrides), contents=contents_of(places))
 
 
 def prepare(recipe: Recipe, *, corpus: Path) -> dict[str, Any]:

@@ -103,12 +103,12 @@ def _library_calls(module: str) -> Iterator[ast.Call]:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_parameters_are_text(module: str) -> None:
+def test_parameters_are_text_or_counts(module: str) -> None:
     """KFP hands integers within lists and dictionaries over as floats; text arrives as it left."""
     spec = _component(module).component_spec
     parameters = {name: one.type for name, one in spec.inputs.items() if not one.type.startswith("system.")}
     returned = {name: one.type for name, one in (spec.outputs or {}).items() if not one.type.startswith("system.")}
-    assert set(parameters.values()) == {"String"}
+    assert set(parameters.values()) <= {"String", "NUMBER_INTEGER", "Integer"}
     assert set(returned.values()) <= {"String"}
 
 
@@ -139,7 +139,7 @@ def test_no_secret_is_in_an_environment(specs: Mapping[str, list[Any]]) -> None:
         assert [one["name"] for one in container.get("env", [])] == ["VILAM3_RUNS"]
     for name, documents in specs.items():
         kept = {key for executor in _executors({name: documents}) for key in executor if "secret" in key.lower()}
-        assert kept == ({"secretAsEnv"} if name in BY_JOBS else set())  # by reference
+        assert kept == ({"secretAsEnv"} if name != "finetune.yaml" else set())  # by reference
 
 
 @pytest.mark.parametrize("name", BY_JOBS)
@@ -185,7 +185,10 @@ def test_steps_that_compute_get_the_recipes_resources(specs: Mapping[str, list[A
     executors = spec["deploymentSpec"]["executors"]
     asked = executors["exec-train-stage"]["container"]["resources"]
     assert asked["accelerator"]["resourceType"] == "nvidia.com/gpu"
-    assert asked["accelerator"]["resourceCount"] == "2"
+    assert asked["accelerator"]["resourceCount"] == "{{$.inputs.parameters['pipelinechannel--gpus']}}"
+    assert spec["root"]["inputDefinitions"]["parameters"]["gpus"]["defaultValue"] == 2
+    fitted = executors["exec-fit-experts"]["container"]["resources"]
+    assert fitted["accelerator"]["resourceCount"] == "2"
     assert asked["resourceMemoryLimit"] == "128Gi"
     placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train-stage"]
     assert placed["tolerations"] == [{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]
@@ -202,12 +205,24 @@ def test_a_step_is_tried_again_for_a_week(specs: Mapping[str, list[Any]]) -> Non
                 assert spec["retryPolicy"]["backoffMaxDuration"] == "604800s", (name, task)
 
 
-def test_only_the_release_always_runs(specs: Mapping[str, list[Any]]) -> None:
-    """It depends on the registry, which no cache key knows."""
-    for documents in specs.values():
+def test_what_a_cache_key_cannot_know_always_runs(specs: Mapping[str, list[Any]]) -> None:
+    """The registry, and what lies behind the places given."""
+    for file, documents in specs.items():
+        looks = set() if file == "finetune.yaml" else {"resolve"}
         tasks = documents[0]["root"]["dag"]["tasks"]
         always = {name for name, task in tasks.items() if not task.get("cachingOptions", {}).get("enableCache")}
-        assert {name for name in always if not name.startswith("importer")} == {"release"}
+        assert {name for name in always if not name.startswith("importer")} == {"release"} | looks
+
+
+def test_steps_that_use_what_was_given_know_its_contents(specs: Mapping[str, list[Any]]) -> None:
+    """KFP's cache key has the name of an artifact and not what is in it."""
+    for name, documents in specs.items():
+        tasks = documents[0]["root"]["dag"]["tasks"]
+        users = [key for key in tasks if key.startswith(("train-stage", "launch-stage", "evaluate"))]
+        assert len(users) >= 2, name
+        for key in users:
+            told = tasks[key]["inputs"]["parameters"]["contents"]["taskOutputParameter"]
+            assert told == {"outputParameterKey": "contents", "producerTask": "resolve"}
 
 
 def test_a_person_sees_few_parameters_and_each_is_explained(specs: Mapping[str, list[Any]]) -> None:
@@ -228,6 +243,9 @@ def test_arguments_are_those_that_have_an_effect() -> None:
         "corpus": str(Path("corpus").absolute()),
         "experts": "/experts",
     }
+    assert check_arguments(pipeline, given | {"gpus": "4"}, texts=["gpus"])["gpus"] == 4
+    with pytest.raises(UserError, match="--gpus=many: not a whole number"):
+        check_arguments(pipeline, given | {"gpus": "many"}, texts=["gpus"])
     with pytest.raises(UserError, match="--corpus is required"):
         check_arguments(pipeline, given | {"corpus": None})
     with pytest.raises(UserError, match="--corpus has no effect"):

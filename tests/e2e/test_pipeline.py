@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_and_comes_to_the_same_summary(killed: Path, tmp_pa
 def test_a_second_run_takes_what_is_there_and_shows_it(killed: Path) -> None:
     before = _summary(killed)
     told = _finish(killed)
-    assert "Re-used from an earlier run: prepare, experts, stage1_align, stage4_expert, evaluate, report." in (
+    assert "Re-used from an earlier run: resolve, prepare, experts, stage1_align, stage4_expert, evaluate, report." in (
         " ".join(told.stdout.split())
     )
     assert "stage4_expert      re-used" in told.stderr
