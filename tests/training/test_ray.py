@@ -1,4 +1,4 @@
-"""`vilam3 train --launcher ray` on a real Ray: a worker killed, the driver killed, the driver asked to end."""
+"""`vilam3 train --launcher ray` on a real Ray: a worker, the driver and the head killed, the driver asked to end."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.training.processes import Place
-from tests.training.ray_cluster import ray_cluster
+from tests.training.ray_cluster import lose_head, ray_cluster
 from tests.training.recipes import write_toml
 from vilam3.errors import PreemptedError
 from vilam3.recipe import Recipe
@@ -143,3 +143,17 @@ def test_what_the_user_must_mend_is_said_at_once(place: Place, ray: Mapping[str,
     running = start(place.changed(mixture={"reports": 1}), ray)
     assert running.wait(LIMIT_S) == 2
     assert "mixture.reports" in (place.folder / "err").read_text()
+
+
+def test_a_lost_head_takes_all_with_it_and_another_cluster_goes_on(slow: Place, undisturbed: dict[str, Any]) -> None:
+    """As with KubeRay's RayJob: a head that is lost ends its cluster, and another one runs the same command."""
+    with ray_cluster(cpus=3, environment={"OMP_NUM_THREADS": "1"}) as first:
+        running = start(slow, first)
+        wait(slow, running, lambda: step_of(slow) >= 12)
+        lose_head(first)
+        running.kill()  # it ran on the head
+        running.wait()
+    with ray_cluster(cpus=3, environment={"OMP_NUM_THREADS": "1"}) as second:
+        found = finish(slow, start(slow, second))
+    assert found["weights_digest"] == undisturbed["weights_digest"]
+    assert found["steps"] == 60

@@ -80,6 +80,9 @@ def make_strategy(name: StrategyName, model: Vila, recipe: Recipe, stage: Stage,
         from vilam3.train.fully_sharded import FullySharded  # noqa: PLC0415 - likewise
 
         return FullySharded(model, recipe, stage, peers=peers)
+    from vilam3.train.extensions import release_stale_locks  # noqa: PLC0415 - torch's compiler takes long to import
+
+    release_stale_locks()
     from vilam3.train.zero import Zero  # noqa: PLC0415 - DeepSpeed takes seconds to import
 
     return Zero(model, recipe, stage, peers=peers, level=int(name.removeprefix("zero")))
