@@ -46,7 +46,7 @@ def stream_samples(path: Path) -> Iterator[Sample]:
         DataError: names file, item and key.
     """
     for index, item in enumerate(json_items(path)):
-        yield _sample(item, default_id=f"{path.stem}-{index}", where=f"{path.name}: item {index}")
+        yield sample_of(item, default_id=f"{path.stem}-{index}", where=f"{path.name}: item {index}")
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
@@ -60,10 +60,58 @@ def write_samples(path: Path, samples: Iterable[Sample]) -> None:
         if not lines:
             out.write("[")
         for index, sample in enumerate(samples):
-            text = json.dumps(_record(sample), ensure_ascii=False)
+            text = json.dumps(record_of(sample), ensure_ascii=False)
             out.write(f"{text}\n" if lines else f"{',' if index else ''}\n{text}")
         if not lines:
             out.write("\n]\n")
+
+
+def sample_of(item: Mapping[str, Any], *, default_id: str, where: str) -> Sample:
+    """One conversation from its JSON object.
+
+    Args:
+        item: As the schema has it.
+        default_id: Its name where it states none.
+        where: For messages.
+
+    Raises:
+        DataError: names `where` and the key.
+    """
+    if item.get("video") is not None:
+        raise DataError(f"{where}: video: videos are not read; use image or images")
+    images = _images(item, where)
+    turns = _turns(item.get("conversations"), where)
+    num_marks = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
+    if images and not num_marks:
+        # as published: an image that the text does not place goes first
+        turns = (Turn(speaker="human", text=f"{IMAGE_TOKEN}\n{turns[0].text}"), *turns[1:])
+        num_marks = 1
+    if num_marks != len(images):
+        raise DataError(
+            f"{where}: conversations: {num_marks} {IMAGE_TOKEN} for {len(images)} images; write one for each image"
+        )
+    sample_id = item.get("id")
+    if isinstance(sample_id, bool) or not isinstance(sample_id, str | int | None):
+        raise DataError(f"{where}: id: must be text or a whole number")
+    return Sample(
+        sample_id=default_id if sample_id is None else str(sample_id),
+        images=images,
+        turns=turns,
+        task=_text(item, "task", where),
+        patient=_text(item, "patient", where),
+    )
+
+
+def record_of(sample: Sample) -> dict[str, Any]:
+    """The JSON object of a conversation."""
+    record: dict[str, Any] = {"id": sample.sample_id}
+    if len(sample.images) == 1:
+        record["image"] = sample.images[0]
+    elif sample.images:
+        record["images"] = list(sample.images)
+    record["conversations"] = [{"from": turn.speaker, "value": turn.text} for turn in sample.turns]
+    extras = {"task": sample.task, "patient": sample.patient}
+    return record | {key: value for key, value in extras.items() if value}
 
 
 def check_images(samples: Iterable[Sample], *, root: Path) -> None:
@@ -110,32 +158,6 @@ def _question(item: Mapping[str, Any], *, where: str) -> Question:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "object"
         raise DataError(f"{where}: {key}: {first['msg']}; correct the line") from error
-
-
-def _sample(item: Mapping[str, Any], *, default_id: str, where: str) -> Sample:
-    if item.get("video") is not None:
-        raise DataError(f"{where}: video: videos are not read; use image or images")
-    images = _images(item, where)
-    turns = _turns(item.get("conversations"), where)
-    num_marks = sum(turn.text.count(IMAGE_TOKEN) for turn in turns)
-    if images and not num_marks:
-        # as published: an image that the text does not place goes first
-        turns = (Turn(speaker="human", text=f"{IMAGE_TOKEN}\n{turns[0].text}"), *turns[1:])
-        num_marks = 1
-    if num_marks != len(images):
-        raise DataError(
-            f"{where}: conversations: {num_marks} {IMAGE_TOKEN} for {len(images)} images; write one for each image"
-        )
-    sample_id = item.get("id")
-    if isinstance(sample_id, bool) or not isinstance(sample_id, str | int | None):
-        raise DataError(f"{where}: id: must be text or a whole number")
-    return Sample(
-        sample_id=default_id if sample_id is None else str(sample_id),
-        images=images,
-        turns=turns,
-        task=_text(item, "task", where),
-        patient=_text(item, "patient", where),
-    )
 
 
 def _images(item: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -187,14 +209,3 @@ def _text(item: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{where}: {key}: must be text")
     return value
-
-
-def _record(sample: Sample) -> dict[str, Any]:
-    record: dict[str, Any] = {"id": sample.sample_id}
-    if len(sample.images) == 1:
-        record["image"] = sample.images[0]
-    elif sample.images:
-        record["images"] = list(sample.images)
-    record["conversations"] = [{"from": turn.speaker, "value": turn.text} for turn in sample.turns]
-    extras = {"task": sample.task, "patient": sample.patient}
-    return record | {key: value for key, value in extras.items() if value}

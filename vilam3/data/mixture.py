@@ -72,7 +72,10 @@ class Mixture:
     def at(self, position: int) -> Pick:
         """The sample at a global position, counted from the first sample of the first epoch."""
         epoch, place = divmod(position, self.samples_per_epoch)
-        slot = int(_order(self.seed, epoch, self.samples_per_epoch)[place])
+        return self.of_slot(int(_order(self.seed, epoch, self.samples_per_epoch)[place]))
+
+    def of_slot(self, slot: int) -> Pick:
+        """The sample of a slot: sources in turn, each repeated as its weight says, its samples in their own order."""
         for source in self.sources:
             span = source.num_samples * source.weight
             if slot < span:
@@ -83,6 +86,9 @@ class Mixture:
     def picks(self, start: int, stop: int) -> Iterator[Pick]:
         """The samples at positions `start` to `stop` - 1."""
         return (self.at(position) for position in range(start, stop))
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def mixture_of(sizes: Mapping[str, int], weights: Mapping[str, int], *, seed: int) -> Mixture:
@@ -100,6 +106,10 @@ def mixture_of(sizes: Mapping[str, int], weights: Mapping[str, int], *, seed: in
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, num_slots: int) -> NDArray[np.int64]:
-    """A permutation of the slots, sorted by raw random words: numpy promises that these never change."""
-    words = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_slots)
-    return np.argsort(words, kind="stable")
+    """A permutation of the slots, sorted by raw random words."""
+    return np.argsort(random_words(num_slots, seed, epoch), kind="stable")
+
+
+def random_words(count: int, *seeds: int) -> NDArray[np.uint64]:
+    """Words that follow from the seeds alone, by numpy's promise for ever."""
+    return np.asarray(np.random.PCG64(np.random.SeedSequence(seeds)).random_raw(count), dtype=np.uint64)
