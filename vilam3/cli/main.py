@@ -17,7 +17,20 @@ from vilam3 import __version__
 from vilam3.errors import VilaM3Error
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - argparse names no public type for it
-VERBS = ("prepare", "train", "launch", "evaluate", "register", "promote", "ask", "experts", "model", "graph", "doctor")
+VERBS = (
+    "prepare",
+    "corpus",
+    "train",
+    "launch",
+    "evaluate",
+    "register",
+    "promote",
+    "ask",
+    "experts",
+    "model",
+    "graph",
+    "doctor",
+)
 INTERRUPTED = 130
 
 

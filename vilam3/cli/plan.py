@@ -65,11 +65,14 @@ def run(recipe: "Recipe", arguments: argparse.Namespace) -> int:
 def _counts(recipe: "Recipe", arguments: argparse.Namespace) -> dict[str, int]:
     """Samples by data set of the corpus, of the data sets that the recipe names."""
     from vilam3.data.llava import stream_samples
-    from vilam3.train.sources import brought
+    from vilam3.data.shards import read_index
+    from vilam3.train.sources import brought_corpus
 
-    corpus = brought(arguments.corpus)
+    corpus = brought_corpus(arguments.corpus)
     stages = [recipe.stage(name) for name in recipe.stage_names]
     names = sorted({name for stage in stages for name, weight in stage.mixture.items() if weight})
+    if (index := read_index(corpus)) is not None:
+        return {name: size for name, size in index.sizes.items() if name in names}
     files = {name: corpus / "samples" / f"{name}.json" for name in names}
     return {name: sum(1 for _ in stream_samples(file)) for name, file in files.items() if file.is_file()}
 

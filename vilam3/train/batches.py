@@ -5,18 +5,18 @@ a resumed run needs only its step number.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from vilam3.data.mixture import mixture_of
+from vilam3.data.mixture import Pick
 from vilam3.data.sample import IMAGE_TOKEN, Sample
 from vilam3.errors import DataError
 from vilam3.model.chat import Template, embedded_length, encode_training
@@ -44,6 +44,30 @@ class Encoding:
     normalise: bool
 
 
+class Samples(Protocol):
+    """The conversations of a dataset by index."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """One of them."""
+        ...
+
+
+class Picks(Protocol):
+    """The order of all samples."""
+
+    def picks(self, start: int, stop: int) -> Iterator[Pick]:
+        """Those at positions `start` to `stop` - 1, counted from the first of the first epoch."""
+        ...
+
+    def close(self) -> None:
+        """No more are asked for."""
+        ...
+
+
 class Shown(Protocol):
     """Pixels by the name of a picture."""
 
@@ -55,7 +79,7 @@ class Shown(Protocol):
 class Pictures:
     """Pictures below a root, decoded and resized once, as uint8 (3, S, S)."""
 
-    def __init__(self, root: Path, *, size: int, memory_bytes: int = PICTURE_MEMORY_BYTES) -> None:
+    def __init__(self, root: Path | str, *, size: int, memory_bytes: int = PICTURE_MEMORY_BYTES) -> None:
         """Keep decoded pictures up to `memory_bytes`; beyond that they are decoded each time."""
         self._root = root
         self._size = size
@@ -77,23 +101,28 @@ class Pictures:
 
     def _decode(self, name: str) -> Tensor:
         try:
-            with Image.open(self._root / name) as picture:
+            with Image.open(self._opened(name)) as picture:
                 square = picture.convert("RGB").resize((self._size, self._size), Image.Resampling.BICUBIC)
         except (OSError, UnidentifiedImageError) as error:
             raise DataError(
-                f"{self._root / name}: cannot be read as an image ({error}); prepare the corpus again"
+                f"{self._root}/{name}: cannot be read as an image ({error}); prepare the corpus again"
             ) from error
         return torch.from_numpy(np.asarray(square).transpose(2, 0, 1).copy())
+
+    def _opened(self, name: str) -> Path | BinaryIO:
+        """What is decoded."""
+        return Path(self._root, name)
 
 
 class Examples:
     """One dataset, tokenized when first asked for."""
 
-    def __init__(self, name: str, samples: Sequence[Sample], encoding: Encoding) -> None:
-        """`name` is for messages."""
+    def __init__(self, name: str, samples: Samples, encoding: Encoding, *, keeps: bool = True) -> None:
+        """`name` is for messages; who does not keep tokens makes them each time."""
         self._name = name
         self._samples = samples
         self._encoding = encoding
+        self._keeps = keeps
         self._kept: dict[int, Example] = {}
 
     def __len__(self) -> int:
@@ -106,9 +135,12 @@ class Examples:
         Raises:
             DataError: its places and images disagree, or nothing of it is to be learned.
         """
-        if index not in self._kept:
-            self._kept[index] = self._encode(self._samples[index])
-        return self._kept[index]
+        if index in self._kept:
+            return self._kept[index]
+        example = self._encode(self._samples[index])
+        if self._keeps:
+            self._kept[index] = example
+        return example
 
     def _encode(self, sample: Sample) -> Example:
         how = self._encoding
@@ -143,22 +175,17 @@ class Feed:
         datasets: Mapping[str, Examples],
         pictures: Pictures,
         *,
-        weights: Mapping[str, int],
-        seed: int,
+        order: Picks,
         packing: Packing | None = None,
         skips: bool = False,
     ) -> None:
-        """Mix `datasets` by `weights`; weight 0 leaves one out. Without `packing` every sample has a row of its own.
+        """Take from `datasets` in this order. Without `packing` every sample has a row of its own.
 
         Where it `skips`, a sample whose pictures cannot be read is left out and its name kept in `unreadable`.
-
-        Raises:
-            RecipeError: a dataset of the mixture is absent or empty.
         """
         self._datasets = datasets
         self.pictures = pictures
-        positive = {name: weight for name, weight in sorted(weights.items()) if weight}
-        self._mixture = mixture_of(self.sizes, positive, seed=seed)
+        self._order = order
         self._packing = packing
         self._skips = skips
         self.unreadable: set[str] = set()
@@ -187,9 +214,13 @@ class Feed:
         parts = [group[start : start + micro_batch] for group in groups for start in range(0, len(group), micro_batch)]
         return [collate([drawn[index] for index in part], pictures) for part in parts]
 
+    def close(self) -> None:
+        """Let go of what was opened for steps to come."""
+        self._order.close()
+
     def drawn(self, step: int, *, global_batch: int, rank: int = 0, world_size: int = 1) -> list[Example]:
         """The samples of `batches`, in the order of the mixture."""
-        picks = islice(self._mixture.picks(step * global_batch, (step + 1) * global_batch), rank, None, world_size)
+        picks = islice(self._order.picks(step * global_batch, (step + 1) * global_batch), rank, None, world_size)
         return [self._datasets[pick.source][pick.index] for pick in picks]
 
     def _read(self, drawn: Sequence[Example]) -> tuple[list[Example], dict[str, Tensor]]:

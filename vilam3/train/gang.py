@@ -29,7 +29,7 @@ from vilam3.train.preflight import examine, refuse_unless_fit
 from vilam3.train.record import STAGE_FILE, StageResult, digest_of, final_loss, weights_digest
 from vilam3.train.runlog import RunLog, open_tracker
 from vilam3.train.sharded import Checkpoints
-from vilam3.train.sources import brought, inputs_of, make_feed, starting_network
+from vilam3.train.sources import brought, brought_corpus, inputs_of, make_feed, starting_network
 from vilam3.train.stage import drop_other_work, finished, repeatable, work_folder
 from vilam3.train.state import Position
 from vilam3.train.step import (
@@ -78,7 +78,7 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
         SupersededError: another gang has taken the run over.
     """
     recipe = parse_resolved(order.recipe)
-    corpus, base = brought(order.corpus), brought(order.base) if order.base else None
+    corpus, base = brought_corpus(order.corpus), brought(order.base) if order.base else None
     inputs = peers.told(inputs_of(recipe, stage=order.stage, corpus=corpus, base=base) if peers.leads else None)
     found: StageResult | None = peers.told(_found(order, inputs) if peers.leads else None)
     if found is not None:
@@ -107,6 +107,7 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
             raise
         finally:
             job.ahead.close()
+            job.feed.close()
             job.checkpoints.close()
 
 

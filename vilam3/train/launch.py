@@ -18,7 +18,7 @@ from vilam3.train.peers import Peers
 from vilam3.train.preflight import Check, examine
 from vilam3.train.record import FINAL, STAGE_FILE, StageResult
 from vilam3.train.runlog import open_tracker
-from vilam3.train.sources import brought, inputs_of
+from vilam3.train.sources import brought, brought_corpus, inputs_of
 from vilam3.train.stage import OnProgress, finished
 from vilam3.train.strategy import STRATEGIES, StrategyName, default_strategy
 
@@ -107,7 +107,7 @@ def run(
         return local.run(
             recipe,
             stage=stage,
-            corpus=brought(corpus),
+            corpus=brought_corpus(corpus),
             base=start,
             out=out,
             tracking=open_tracker(recipe, how.runs),
@@ -119,7 +119,7 @@ def run(
 
         result = torchrun.run(order, on_progress=on_progress)
     else:
-        inputs = inputs_of(recipe, stage=stage, corpus=brought(corpus), base=brought(base) if base else None)
+        inputs = inputs_of(recipe, stage=stage, corpus=brought_corpus(corpus), base=brought(base) if base else None)
         if (found := finished(out, inputs)) is not None:
             return found
         from vilam3.train import on_ray  # noqa: PLC0415 - Ray takes seconds to import

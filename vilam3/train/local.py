@@ -131,6 +131,7 @@ def run(
             raise
         finally:
             job.ahead.close()
+            job.feed.close()
     shutil.rmtree(work, ignore_errors=True)
     return result
 

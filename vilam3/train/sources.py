@@ -2,20 +2,20 @@
 
 import fcntl
 import json
-import os
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import torch
 
 from vilam3 import __version__
-from vilam3.artifacts import sha256_file, sha256_tree
+from vilam3.artifacts import sha256_file, sha256_tree, whole_directory, write_json
 from vilam3.data.llava import read_samples
+from vilam3.data.mixture import mixture_of
 from vilam3.data.sample import Sample
+from vilam3.data.shards import MANIFEST, ShardIndex, parse_index, read_index
 from vilam3.dialogue.phrases import protocol_phrases
-from vilam3.errors import CheckpointError, DataError, RecipeError
+from vilam3.errors import CheckpointError, DataError, NotFoundError, RecipeError
 from vilam3.model import checkpoint
 from vilam3.model.chat import template
 from vilam3.model.checkpoint import Loaded
@@ -27,6 +27,8 @@ from vilam3.train.batches import Encoding, Examples, Feed, Pictures
 from vilam3.train.network import network_config
 from vilam3.train.packing import Packing
 from vilam3.train.record import digest_of, weights_digest
+from vilam3.train.sharded import patiently
+from vilam3.train.streamed import inputs_folder, open_stream, samples_of
 from vilam3.weights import fetch
 
 
@@ -69,13 +71,39 @@ def brought(place: str) -> Path:
         return Path(unquote(parts.path))
     above, _, name = parts.path.strip("/").rpartition("/")
     listed = sorted(map(repr, open_store(f"{parts.scheme}://{parts.netloc}/{above}").entries(name or "none")))
-    folder = Path(tempfile.gettempdir()) / f"vilam3-inputs-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = inputs_folder()
     here = folder / digest_of({"place": place, "objects": listed})[:24]  # other contents are another copy
     with (folder / f"{here.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not here.is_dir():
             fetch(place, here)
+    return here
+
+
+def brought_corpus(place: str) -> Path:
+    """As `brought`, but of a corpus in shards the index alone: it tells where they are fetched from when needed.
+
+    Raises:
+        DataError: the index is damaged.
+        VilaM3Error: as `brought`.
+    """
+    if not place.startswith("s3://"):
+        return brought(place)
+    store = open_store(place)
+    try:
+        text = patiently(lambda: store.get(MANIFEST))
+    except NotFoundError:
+        return brought(place)
+    index = parse_index(text, where=f"{place}/{MANIFEST}")
+    if index is None:
+        return brought(place)
+    if "://" not in index.at:
+        index = index.model_copy(update={"at": f"{place.rstrip('/')}/{index.at}"})
+    manifest = index.manifest()
+    here = inputs_folder() / digest_of({"index": manifest})[:24]
+    if not here.is_dir():
+        with whole_directory(here) as partial:
+            write_json(partial / MANIFEST, manifest)
     return here
 
 
@@ -110,11 +138,19 @@ def make_feed(recipe: Recipe, *, stage: str, corpus: Path, loaded: Loaded) -> Fe
         tokens_per_image=loaded.config.tokens_per_image,
         normalise=recipe.model.image_whitespace == "published",
     )
-    datasets = {name: Examples(name, read_samples(path), encoding) for name, path in _files(corpus, settings).items()}
-    pictures = Pictures(corpus, size=loaded.config.vision.image_size)
     packing = Packing(capacity=encoding.max_tokens, rows=settings.packed_rows) if settings.packed_rows else None
-    skips = settings.corrupt_images_max > 0
-    return Feed(datasets, pictures, weights=settings.mixture, seed=recipe.seed, packing=packing, skips=skips)
+    skips, size = settings.corrupt_images_max > 0, loaded.config.vision.image_size
+    weights = {name: weight for name, weight in sorted(settings.mixture.items()) if weight}
+    index = read_index(corpus)
+    if index is None:
+        files = _files(corpus, settings)
+        datasets = {name: Examples(name, read_samples(path), encoding) for name, path in files.items()}
+        mixture = mixture_of({name: len(examples) for name, examples in datasets.items()}, weights, seed=recipe.seed)
+        return Feed(datasets, Pictures(corpus, size=size), order=mixture, packing=packing, skips=skips)
+    _refuse_unknown(corpus, index, settings)
+    stream = open_stream(corpus, index, weights=weights, seed=recipe.seed)
+    datasets = stream.examples(encoding)
+    return Feed(datasets, stream.pictures(size=size), order=stream, packing=packing, skips=skips)
 
 
 def _files(corpus: Path, stage: Stage) -> dict[str, Path]:
@@ -129,25 +165,37 @@ def _file(corpus: Path, name: str) -> Path:
     return path
 
 
+def _refuse_unknown(corpus: Path, index: ShardIndex, stage: Stage) -> None:
+    for name, weight in sorted(stage.mixture.items()):
+        if weight and name not in index.datasets:
+            known = ", ".join(sorted(index.datasets))
+            raise DataError(f"mixture.{name}: {corpus / MANIFEST} has no such dataset; the corpus has {known}")
+
+
 def _corpus_digest(corpus: Path, stage: Stage) -> str:
-    """Over the datasets used and the corpus's own digest, or all its pictures where it states none."""
-    manifest = corpus / "corpus.json"
-    try:
-        stated = json.loads(manifest.read_text(encoding="utf-8")).get("digest")
-    except OSError as error:
-        raise DataError(f"{manifest}: cannot be read ({error.strerror}); give a prepared corpus") from error
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{manifest}: is not a corpus manifest ({error}); prepare the corpus again") from error
+    """Of its index, or over the datasets used and the corpus's own digest, or all pictures where it states none."""
+    index = read_index(corpus)
+    if index is not None:
+        _refuse_unknown(corpus, index, stage)
+        return index.digest
+    stated = json.loads((corpus / MANIFEST).read_text(encoding="utf-8")).get("digest")
     files = {name: sha256_file(path) for name, path in _files(corpus, stage).items()}
     return digest_of({"samples": files, "pictures": stated or sha256_tree(corpus / "images")})
 
 
 def _tokenizer(recipe: Recipe, corpus: Path) -> PieceTokenizer:
     assert recipe.model.vocab_size is not None
-    files = sorted((corpus / "samples").glob("*.json"))
-    said = (text for path in files for text in _texts(read_samples(path)))
+    said = _texts(_all_samples(corpus))
     system = template(recipe.model.template).system
     return train_tiny([system, *said], vocab_size=recipe.model.vocab_size, phrases=protocol_phrases(system))
+
+
+def _all_samples(corpus: Path) -> Iterator[Sample]:
+    """Of all datasets, in the order of their files' names."""
+    index = read_index(corpus)
+    if index is not None:
+        return samples_of(corpus, index)
+    return (sample for path in sorted((corpus / "samples").glob("*.json")) for sample in read_samples(path))
 
 
 def _texts(samples: Iterable[Sample]) -> Iterable[str]:

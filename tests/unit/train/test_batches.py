@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from vilam3.data.sample import Sample, Turn
-from vilam3.errors import DataError, RecipeError
+from vilam3.errors import DataError
 from vilam3.model.checkpoint import Loaded
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
 from vilam3.model.images import pixels_NCHW
@@ -126,9 +126,3 @@ def test_a_cut_sample_keeps_only_the_pictures_that_are_left(encoding: Encoding) 
     example = Examples("x", [long], encoding)[0]
     assert example.images == ("images/1.png",)
     assert example.length <= 256
-
-
-def test_a_mixture_without_its_dataset_is_refused(encoding: Encoding, corpus: Path) -> None:
-    examples = {"vqa": Examples("vqa", [sample("a", "b")], encoding)}
-    with pytest.raises(RecipeError, match=r"mixture\.report"):
-        Feed(examples, Pictures(corpus, size=42), weights={"report": 1}, seed=0)
