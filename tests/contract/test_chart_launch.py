@@ -5,11 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.chart import BUILD_TIMEOUT_S, of_kind, pods, render
+from tests.chart import BUILD_TIMEOUT_S, CHART, ROOT, of_kind, pods, render
 from vilam3.launch.job import Template
+from vilam3.recipe import load
+from vilam3.train.plan import ACCELERATORS, Assumptions, plan
+from vilam3.train.preflight import LEAST_DISK, MEBIBYTE
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S)
+RECIPES = ROOT / "pipelines" / "recipes"
 NETWORK = {"env": {"NCCL_IB_HCA": "mlx5", "NCCL_IB_TIMEOUT": 22}, "resources": {"rdma/ib": 1}}
 
 
@@ -52,6 +57,16 @@ def test_a_pod_has_the_time_to_save_its_state(told: Mapping[str, Any]) -> None:
         assert pod["terminationGracePeriodSeconds"] == 420
         for container in pod["containers"]:
             assert container["lifecycle"]["preStop"]["sleep"]["seconds"] * 10 < 420
+
+
+@pytest.mark.parametrize("recipe", ["vila-m3-3b", "vila-m3-8b", "vila-m3-13b"])
+def test_the_grace_is_longer_than_the_slowest_disk_that_preflight_lets_pass(recipe: str) -> None:
+    """A member writes its part of the state to disk, at the least speed that is accepted."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    plans = plan(load([RECIPES / f"{recipe}.toml"]), Assumptions(accelerator=ACCELERATORS["h100"]))
+    (stage,) = [one for one in plans if one.name == "stage4_expert"]
+    part_bytes = stage.resume_bytes / stage.devices
+    assert values["training"]["graceSeconds"] > part_bytes / (LEAST_DISK * MEBIBYTE)
 
 
 def test_shared_memory_is_sized_and_no_claim_is_mounted(told: Mapping[str, Any]) -> None:
