@@ -29,6 +29,7 @@ from vilam3.train.sharded import patiently
 
 MEBIBYTE = 1 << 20
 PROBE_NUMEL, EXCHANGE_NUMEL = 1 << 16, 1 << 22  # 256 KiB to see whether it is worth sending 16 MiB
+MORE_TRIES = 4
 DISK_MIB, CHUNK_MIB, DISK_S = 32, 4, 10.0
 STORE_PATIENCE_S = 30.0
 SIDE = 512  # of the matrices that a device multiplies
@@ -134,11 +135,22 @@ def _exchange(examiner: _Examiner) -> list[Check]:
     if peers.world_size == 1:
         return []
     _sum(peers, PROBE_NUMEL)  # connects them
-    rate, is_right = _sum(peers, PROBE_NUMEL)
+    rate, is_right = _best_sum(peers, PROBE_NUMEL)
     if rate >= LEAST_EXCHANGE:
-        rate, is_right = _sum(peers, EXCHANGE_NUMEL)
+        rate, is_right = _best_sum(peers, EXCHANGE_NUMEL)
     reason = "" if is_right else "the sum is wrong"
     return [examiner.found(name, rate, "MiB/s", "at least", LEAST_EXCHANGE, reason=reason)]
+
+
+def _best_sum(peers: Peers, numel: int) -> tuple[float, bool]:
+    """Of a few tries, since a link that is only shared for a moment is good; all members stop after the same one."""
+    rate, is_right = _sum(peers, numel)
+    for _ in range(MORE_TRIES):
+        if rate >= LEAST_EXCHANGE:
+            break
+        again, is_right_again = _sum(peers, numel)
+        rate, is_right = max(rate, again), is_right and is_right_again
+    return rate, is_right
 
 
 def _sum(peers: Peers, numel: int) -> tuple[float, bool]:
