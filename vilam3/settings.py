@@ -59,9 +59,11 @@ class VisionSizes(Settings):
 class ModelSettings(Settings):
     """The architecture and its words."""
 
-    preset: Literal["tiny", "3b", "8b", "13b"]
-    """Published size, or `tiny`."""
-    template: Literal["v1", "llama_3", "hermes-2"]
+    preset: Literal[
+        "tiny", "3b", "8b", "13b", "40b", "nvila-tiny", "nvila-8b", "nvila-lite-2b", "nvila-lite-8b", "nvila-lite-15b"
+    ]
+    """Published size, or one as small as `tiny`."""
+    template: Literal["v1", "llama_3", "hermes-2", "qwen2"]
     """Conversation template."""
     dialect: Dialect = "training"
     """Published wording of the expert protocol that the model is trained and asked in."""

@@ -37,7 +37,7 @@ def packed_in_batch(drawn: Sequence[Example], pictures: Pictures, *, micro_batch
 
 def loss_with_all_logits(model: Vila, batch: Batch) -> Tensor:
     """Mean cross-entropy over the targets, from the logits of every position at once."""
-    pixels = None if batch.pixels_NCHW is None else normalise_pixels(batch.pixels_NCHW)
+    pixels = None if batch.pixels_NCHW is None else normalise_pixels(batch.pixels_NCHW, model.config.vision)
     ids_BT, mask_BT = batch.input_ids_BT, batch.mask_BT
     spliced = model.splice(ids_BT, pixels, attention_mask_BT=mask_BT, labels_BT=batch.labels_BT)
     assert spliced.labels_BL is not None

@@ -111,7 +111,7 @@ def test_the_file_that_set_the_wrong_value_is_named(tmp_path: Path) -> None:
         ("steps = 4\n", "", "give exactly one of epochs and steps"),
         ("vqa = 1", "vqa = 0", "give at least one a positive weight"),
         ('["llm"]', '["lmm"]', "stages.stage4_expert.trainable[0]"),
-        ('template = "v1"', 'template = "v2"', "'v1', 'llama_3' or 'hermes-2'"),
+        ('template = "v1"', 'template = "v2"', "'v1', 'llama_3', 'hermes-2' or 'qwen2'"),
         ("learning_rate = 1e-3\n", "", "stages.stage4_expert.learning_rate: this key is required; add it"),
         ("checkpoint_every_steps = 2", "checkpoint_every_steps = 2\npublished_samples = { x = 1 }", "not in mixture"),
         ('name = "small"', 'name = "Small!"', "name="),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vilam3.model.inspect import Inspection
 
 GIGABYTE = 1_000_000_000
+FAMILIES = {"llama": "Llama", "qwen2": "Qwen2"}
+TOWERS = {"siglip_vision_model": "SigLIP", "intern_vit_6b": "InternViT"}
 PROBE_EPILOG = """\
 Each line of the input is one case, one of:
   {"name": "a", "messages": [{"role": "user", "content": [{"type": "text", "text": "<image>Is there a tumor?"},
@@ -72,15 +74,26 @@ def _register_inspect(actions: Verbs) -> None:
 def _register_convert(actions: Verbs) -> None:
     parser = actions.add_parser(
         "convert",
-        help="write a checkpoint in the other layout",
-        description="Write the same weights, bit for bit, in the flat or the three-folder layout, with digests.",
-        epilog="example: vilam3 model convert runs/latest/model --out flat --layout flat",
+        help="write a checkpoint in the other layout, or with what its files leave open",
+        description="Write the same weights, bit for bit, in the flat or the three-folder layout, with digests. What a "
+        "checkpoint's files leave open and you know is written into the new one.",
+        epilog="example: vilam3 model convert runs/latest/model --out flat --layout flat\n"
+        "         vilam3 model convert NVILA_LITE --out base --layout folders --images resize",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="written whole or not at all")
     parser.add_argument("--layout", choices=("flat", "folders"), default="flat", help="default: flat")
     parser.add_argument("--max-shard-gb", type=float, default=5.0, help="largest weight file in gigabytes (default: 5)")
+    parser.add_argument(
+        "--image-order",
+        choices=("column", "row"),
+        help="how an image's tokens follow each other: VILA 1.5 goes down columns",
+    )
+    parser.add_argument(
+        "--images", choices=("resize",), help="take each picture as a whole, whatever the file says of tiles"
+    )
+    parser.add_argument("--template", metavar="NAME", help="conversation template the weights were trained with")
     parser.set_defaults(run=_convert)
 
 
@@ -96,14 +109,14 @@ def _register_probe(actions: Verbs) -> None:
     parser.add_argument("--input", type=Path, required=True, metavar="FILE.jsonl")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="written whole or not at all")
     parser.add_argument(
-        "--template", metavar="NAME", help="v1, vicuna_v1, llama_3, hermes-2 or plain (default: its own)"
+        "--template", metavar="NAME", help="v1, vicuna_v1, llama_3, hermes-2, qwen2 or plain (default: its own)"
     )
     parser.add_argument("--greedy", type=int, default=24, metavar="N", help="most greedy tokens (default: 24)")
     parser.add_argument(
         "--cue",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="end the prompt with the assistant's cue; by default as the published demo does: only for llama_3",
+        help="end the prompt with the assistant's cue; by default as published: for llama_3 and qwen2 alone",
     )
     parser.set_defaults(run=_probe)
 
@@ -132,13 +145,14 @@ def _print(found: "Inspection") -> None:
     llm, vision = config.llm, config.vision
     lines = {
         "checkpoint": f"{found.path} ({found.layout}, {found.num_files} files, {found.num_bytes / GIGABYTE:.3f} GB)",
-        "language model": f"Llama, {llm.num_hidden_layers} layers, hidden {llm.hidden_size}, "
+        "language model": f"{FAMILIES[llm.family]}, {llm.num_hidden_layers} layers, hidden {llm.hidden_size}, "
         f"{llm.num_attention_heads} heads ({llm.num_key_value_heads} KV), MLP {llm.intermediate_size}, "
         f"vocabulary {llm.vocab_size}, context {config.max_tokens}",
-        "vision tower": f"SigLIP, {vision.num_hidden_layers} layers, hidden {vision.hidden_size}, "
+        "vision tower": f"{TOWERS[vision.model_type]}, {vision.num_hidden_layers} layers, hidden {vision.hidden_size}, "
         f"image {vision.image_size}, patch {vision.patch_size}, hidden state {config.select_layer}",
-        "projector": f"mlp_downsample, {config.merged_size} to {llm.hidden_size}; "
-        f"{config.tokens_per_image} tokens per image",
+        "projector": f"{config.projector}, {config.merged_size} to {llm.hidden_size}; "
+        f"{config.tokens_per_image} tokens per image, {config.image_order} by {config.image_order}"
+        + (f", then {config.image_end!r}" if config.image_end else ""),
         "tokenizer": f"{found.tokenizer_size} entries",
         "template": found.template,
         "dialect": config.prompt_dialect,
@@ -156,11 +170,13 @@ def _print(found: "Inspection") -> None:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from vilam3.model.checkpoint import convert
+    from vilam3.model.config_files import Stated
 
     convert(
         arguments.checkpoint,
         arguments.out,
         layout=arguments.layout,
+        stated=Stated(image_order=arguments.image_order, images=arguments.images, template=arguments.template),
         max_shard_bytes=int(arguments.max_shard_gb * GIGABYTE),
     )
     print(arguments.out)

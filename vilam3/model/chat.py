@@ -1,7 +1,8 @@
 """Conversations to token ids: templates, training labels, and prompts that fit the context.
 
 Template strings are facts kept byte for byte in ``templates.toml``. Sources: NVlabs/VILA 355fda9 llava/conversation.py
-(strings and assembly), llava/data/dataset.py (whitespace around images in training).
+(strings and assembly), llava/data/dataset.py (whitespace around images in training); for ``qwen2`` at b760c34
+llava/utils/tokenizer.py, which keeps whitespace as written but for the ends of messages.
 """
 
 import functools
@@ -28,7 +29,7 @@ class Template:
     """One conversation style; the fields are explained in ``templates.toml``."""
 
     name: TemplateName
-    style: Literal["two", "llama_3", "mpt", "plain"]
+    style: Literal["two", "llama_3", "mpt", "chatml", "plain"]
     system_prefix: str
     system: str
     user: str
@@ -38,6 +39,12 @@ class Template:
     cue: str
     demo_cue: bool
     stops: tuple[str, ...]
+    jinja: str = ""
+
+    @property
+    def gap(self) -> str:
+        """What stands behind every message and is never learnt."""
+        return "\n" if self.style == "chatml" else ""
 
     def stop_ids(self, tokenizer: PieceTokenizer) -> frozenset[int]:
         """Every token that ends a reply.
@@ -117,12 +124,13 @@ def render(
     """
     text = _system(style, system_prompt)
     if style.style != "plain":
-        text += style.sep
+        text += style.sep + style.gap
     answers: list[Span] = []
     last = len(messages) - 1 + (1 if cue else 0)
-    for index, (speaker, said) in enumerate(messages):
+    for index, (speaker, spoken) in enumerate(messages):
+        said = spoken.strip() if style.style == "chatml" else spoken
         text += _role(style, speaker)
-        if not said:  # the published assembly writes a bare role for an empty message
+        if not said and style.style != "chatml":  # the published assembly writes a bare role for an empty message
             text += ":" if style.style == "two" else ""
             continue
         text += ":" if style.style == "two" else ""
@@ -131,6 +139,7 @@ def render(
         text += said + _separator(style, index, last)
         if speaker == "assistant":
             answers.append((start, len(text)))
+        text += style.gap
     return Rendered(text=text + (style.cue if cue else ""), answers=tuple(answers))
 
 
@@ -141,7 +150,8 @@ def _role(style: Template, speaker: Speaker) -> str:
 def _system(style: Template, system_prompt: str | None) -> str:
     if system_prompt is None:
         return style.system_prefix + style.system
-    if not system_prompt or system_prompt.startswith(style.system_prefix):
+    is_bare = not system_prompt and style.style != "chatml"  # which keeps the markers around nothing
+    if is_bare or (system_prompt and system_prompt.startswith(style.system_prefix)):
         return system_prompt
     return style.system_prefix + system_prompt
 
@@ -192,7 +202,8 @@ def encode_training(
         max_tokens: Longest sequence after image expansion; the end is cut, as the published collator does, but never
             inside an image.
         tokens_per_image: Positions one image takes.
-        normalise: Apply the training whitespace around images; the demo's wording keeps it as it is.
+        normalise: Apply the training whitespace around images; the demo's wording keeps it as it is, and so does the
+            published training of NVILA (``qwen2``).
         system_prompt: Replaces the template's system text.
 
     Raises:
@@ -201,7 +212,8 @@ def encode_training(
     style = template(style) if isinstance(style, str) else style
     if not turns:
         raise DataError("sample: has no turns; a training sample needs a human and a gpt turn")
-    said = normalise_turns(turns, has_images=False) if normalise else list(turns)
+    is_normal = normalise and style.style != "chatml"
+    said = normalise_turns(turns, has_images=False) if is_normal else list(turns)
     rendered = _render_plain(said) if style.style == "plain" else _render_turns(said, style, system_prompt)
     pieces = tokenizer.encode_pieces(rendered.text)
     labels = [

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from vilam3.artifacts import whole_directory
 from vilam3.errors import CheckpointError
@@ -23,7 +22,7 @@ from vilam3.model import shards
 from vilam3.model.chat import Template
 from vilam3.model.chat import template as template_named
 from vilam3.model.config import VilaConfig
-from vilam3.model.config_files import parse_config
+from vilam3.model.config_files import NOTHING_STATED, Stated, parse_config
 from vilam3.model.digests import verify_digests, write_digests
 from vilam3.model.images import preprocessor_json
 from vilam3.model.tokenizer import PieceTokenizer, load_tokenizer
@@ -63,6 +62,7 @@ class Loaded:
 
 def fresh(config: VilaConfig, tokenizer: PieceTokenizer, *, template: str | None = None) -> Loaded:
     """A network with random weights (from torch's global seed), sized for `tokenizer`."""
+    tokenizer = tokenizer.with_image_end(config.image_end)
     fitted = config.with_vocabulary(len(tokenizer), bos=tokenizer.bos_id, eos=tokenizer.eos_id, pad=tokenizer.pad_id)
     style = choose_template(fitted, tokenizer, name=template)
     return Loaded(model=Vila(fitted), tokenizer=tokenizer, config=fitted, template=style)
@@ -75,6 +75,8 @@ def choose_template(config: VilaConfig, tokenizer: PieceTokenizer, *, name: str 
         CheckpointError: unknown template, or one whose end tokens the tokenizer lacks.
     """
     chosen = name or config.template
+    if chosen is None and config.llm.family == "qwen2":
+        chosen = _by_its_words(tokenizer)
     if chosen is None:
         marked = {"<|eot_id|>": "llama_3", "<|im_end|>": "hermes-2"}
         chosen = next((style for token, style in marked.items() if tokenizer.token_id(token) is not None), "v1")
@@ -83,12 +85,25 @@ def choose_template(config: VilaConfig, tokenizer: PieceTokenizer, *, name: str 
     return style
 
 
+def _by_its_words(tokenizer: PieceTokenizer) -> str:
+    """The template whose text the tokenizer brings: the markers of Qwen2 are those of several."""
+    written = tokenizer.chat_template
+    if written != template_named("qwen2").jinja:
+        shown = "absent" if written is None else repr(written[:60])
+        raise CheckpointError(
+            f"tokenizer_config.json chat_template={shown}: is not NVILA's, and markers do not tell which "
+            "template the model was trained with; state it by `vilam3 model convert DIR --out NEW --template qwen2` or `hermes-2`"
+        )
+    return "qwen2"
+
+
 def load(
     path: Path,
     *,
     dtype: torch.dtype | None = torch.float32,
     device: str | torch.device = "cpu",
     template: str | None = None,
+    stated: Stated = NOTHING_STATED,
     verify: bool = True,
 ) -> Loaded:
     """Load a checkpoint of either layout.
@@ -98,6 +113,7 @@ def load(
         dtype: Type to compute in; None keeps the stored one. Tensors already of that type stay mapped to the file.
         device: Where to put the network.
         template: Overrides the checkpoint's template.
+        stated: What the files leave open.
         verify: Compare ``digests.json`` where there is one.
 
     Raises:
@@ -106,8 +122,8 @@ def load(
     layout = layout_of(path)
     if verify:
         verify_digests(path)
-    config = read_config(path)
-    tokenizer = load_tokenizer(path / "llm" if layout == "folders" else path)
+    config = read_config(path, stated=stated)
+    tokenizer = load_tokenizer(path / "llm" if layout == "folders" else path).with_image_end(config.image_end)
     style = choose_template(config, tokenizer, name=template)
     if len(tokenizer) > config.llm.vocab_size:
         raise CheckpointError(
@@ -165,8 +181,15 @@ def filled(loaded: Loaded, weights: Mapping[str, Tensor]) -> Loaded:
     return replace(loaded, model=model)
 
 
-def convert(source: Path, out: Path, *, layout: Layout, max_shard_bytes: int = shards.MAX_SHARD_BYTES) -> None:
-    """Write a checkpoint in the other layout, weights bit for bit.
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    layout: Layout,
+    stated: Stated = NOTHING_STATED,
+    max_shard_bytes: int = shards.MAX_SHARD_BYTES,
+) -> None:
+    """Write a checkpoint in the layout, weights bit for bit, with what is `stated` of it in its files.
 
     Raises:
         CheckpointError: `source` is not a whole checkpoint, or `out` is the same directory or holds something else.
@@ -175,7 +198,7 @@ def convert(source: Path, out: Path, *, layout: Layout, max_shard_bytes: int = s
         raise CheckpointError(f"{out}: is the source itself; name another directory")
     if out.exists() and not (out / "config.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out}: exists and is not a checkpoint; name another directory")
-    save(load(source, dtype=None), out, layout=layout, max_shard_bytes=max_shard_bytes)
+    save(load(source, dtype=None, stated=stated), out, layout=layout, max_shard_bytes=max_shard_bytes)
 
 
 def layout_of(path: Path) -> Layout:
@@ -197,8 +220,8 @@ def layout_of(path: Path) -> Layout:
     return "folders"
 
 
-def read_config(path: Path) -> VilaConfig:
-    """The configuration of either layout.
+def read_config(path: Path, *, stated: Stated = NOTHING_STATED) -> VilaConfig:
+    """The configuration of either layout, with what is `stated` of it.
 
     Raises:
         CheckpointError: a file is missing, unreadable or asks for what this model does not have.
@@ -209,7 +232,7 @@ def read_config(path: Path) -> VilaConfig:
     else:
         llm, vision, projector = (_section(path, root, f"{part}_cfg") for part in PARTS)
     try:
-        return parse_config(root, llm, vision, projector)
+        return parse_config(root, llm, vision, projector, stated=stated)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -282,9 +305,8 @@ def _fill(model: Vila, state: dict[str, Tensor]) -> None:
         state.setdefault(TIED, state["llm.model.embed_tokens.weight"])
     model.load_state_dict(state, strict=True, assign=True)
     model.llm.tie_weights()
-    model.llm.model.rotary_emb = LlamaRotaryEmbedding(model.llm.config)
-    embeddings = model.vision_tower.vision_model.embeddings
-    embeddings.position_ids = torch.arange(embeddings.num_positions).expand((1, -1))
+    model.llm.model.rotary_emb = type(model.llm.model.rotary_emb)(model.llm.config)
+    model.vision_tower.fill_buffers()
 
 
 def _stored_state(model: Vila) -> dict[str, Tensor]:

@@ -111,7 +111,7 @@ def probe(
         images_root: Where relative image paths start.
         num_greedy: Most tokens of the greedy continuation; its end token is included, nothing is forbidden.
         cue: Whether the prompt ends in the assistant's cue; None does as the published demo, which adds it for
-            ``llama_3`` only.
+            ``llama_3`` and ``qwen2`` only.
         on_progress: Called with the name of each finished case.
 
     Raises:

@@ -6,7 +6,7 @@ between positions is counted at its causal half.
 
 from dataclasses import dataclass
 
-from vilam3.model.config import MERGE, LlmConfig, VilaConfig, VisionConfig
+from vilam3.model.config import InternVisionConfig, LlmConfig, TowerConfig, VilaConfig, VisionConfig
 from vilam3.settings import Part
 
 
@@ -15,8 +15,8 @@ class Sizes:
     """Weights of each part.
 
     Attributes:
-        vision_tower: All that a checkpoint holds, the unused last layer and pooling head included.
-        mm_projector: The two-layer MLP and its norm.
+        vision_tower: All that a checkpoint holds, with an unused last layer and a pooling head where there is one.
+        mm_projector: The MLP and its norms.
         llm: With input and output embeddings.
     """
 
@@ -62,18 +62,20 @@ def image_operations(config: VilaConfig) -> tuple[float, float]:
     """Operations of one image's forward pass through the tower, as far as it is run, and through the projector."""
     vision, width = config.vision, config.vision.hidden_size
     patches = vision.grid**2
+    tokens = patches + isinstance(vision, InternVisionConfig)  # with its class token
     layers = vision.num_hidden_layers + 1 + config.select_layer
     matrices = layers * (4 * width**2 + 2 * width * vision.intermediate_size)
     embedding = vision.num_channels * vision.patch_size**2 * width
-    tower = patches * (2 * (matrices + embedding) + layers * 4 * patches * width)
-    hidden = config.llm.hidden_size
-    return tower, config.tokens_per_image * 2 * (config.merged_size * hidden + hidden**2)
+    tower = patches * 2 * embedding + tokens * (2 * matrices + layers * 4 * tokens * width)
+    return tower, config.tokens_per_image * 2 * sum(one * other for one, other in _projector_matrices(config))
 
 
 def _llm_weights(llm: LlmConfig) -> int:
     norms = (2 * llm.num_hidden_layers + 1) * llm.hidden_size
+    head = llm.hidden_size // llm.num_attention_heads
+    biases = llm.num_hidden_layers * (llm.hidden_size + 2 * head * llm.num_key_value_heads)
     embeddings = llm.vocab_size * llm.hidden_size * (1 if llm.tie_word_embeddings else 2)
-    return llm.num_hidden_layers * _llm_layer_matrices(llm) + norms + embeddings
+    return llm.num_hidden_layers * _llm_layer_matrices(llm) + norms + embeddings + biases * (llm.family == "qwen2")
 
 
 def _llm_layer_matrices(llm: LlmConfig) -> int:
@@ -82,16 +84,39 @@ def _llm_layer_matrices(llm: LlmConfig) -> int:
     return attention + 3 * hidden * llm.intermediate_size
 
 
-def _vision_weights(vision: VisionConfig) -> int:
+def _vision_weights(vision: TowerConfig) -> int:
+    return _intern_weights(vision) if isinstance(vision, InternVisionConfig) else _siglip_weights(vision)
+
+
+def _siglip_weights(vision: VisionConfig) -> int:
     width, inner = vision.hidden_size, vision.intermediate_size
     embeddings = vision.num_channels * vision.patch_size**2 * width + width + vision.grid**2 * width
     attention, norm = 4 * (width**2 + width), 2 * width
     mlp = 2 * width * inner + inner + width
     layers = vision.num_hidden_layers * (attention + mlp + 2 * norm)
     pooling = width + attention + mlp + norm  # a learned query that attends to the patches
-    return embeddings + layers + norm + pooling
+    return embeddings + layers + norm + pooling * vision.vision_use_head
+
+
+def _intern_weights(vision: InternVisionConfig) -> int:
+    width, inner = vision.hidden_size, vision.intermediate_size
+    embeddings = vision.num_channels * vision.patch_size**2 * width + width + width + (vision.grid**2 + 1) * width
+    attention = 4 * width**2 + width + 3 * width * vision.qkv_bias + 2 * width * vision.qk_normalization
+    mlp, norms, scales = 2 * width * inner + inner + width, 2 * width, 2 * width
+    return embeddings + vision.num_hidden_layers * (attention + mlp + norms + scales)
 
 
 def _projector_weights(config: VilaConfig) -> int:
-    hidden, merged = config.llm.hidden_size, config.vision.hidden_size * MERGE**2
-    return 2 * merged + merged * hidden + hidden + hidden**2 + hidden
+    """Matrices with their biases, and a norm before each but the last; the two-layer one has but the first norm."""
+    matrices = _projector_matrices(config)
+    normed = [entering for entering, _ in matrices[:-1]]
+    return sum((entering + 1) * leaving for entering, leaving in matrices) + 2 * sum(normed)
+
+
+def _projector_matrices(config: VilaConfig) -> list[tuple[int, int]]:
+    """Widths that enter and leave each matrix."""
+    merged, hidden = config.merged_size, config.llm.hidden_size
+    if config.projector == "mlp_downsample_3x3_fix":
+        between = 3 * config.vision.hidden_size
+        return [(merged, between), (between, hidden), (hidden, hidden)]
+    return [(merged, hidden), (hidden, hidden)]

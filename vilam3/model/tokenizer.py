@@ -1,22 +1,24 @@
 """Text to token ids and back, piecewise around images, for both kinds of published tokenizer.
 
-The 8B checkpoint brings a ``tokenizer.json`` (Llama-3), the 3B and 13B ones a sentencepiece ``tokenizer.model`` that
-was trained against the slow Llama tokenizer with ``legacy=False``; see `vilam3.model.slow_tokenizer`. A text is split
-at each literal ``<image>`` and every piece is tokenized on its own, as NVlabs/VILA 355fda9 ``tokenizer_image_token``
-does.
+The 8B checkpoint brings a ``tokenizer.json`` (Llama-3), NVILA one of Qwen2 or its parts, the 3B and 13B ones a
+sentencepiece ``tokenizer.model`` that was trained against the slow Llama tokenizer with ``legacy=False``; see
+`vilam3.model.slow_tokenizer`. A text is split at each literal ``<image>`` and every piece is tokenized on its own, as
+NVlabs/VILA 355fda9 ``tokenizer_image_token`` does; NVILA's code, where the image is a marker in the vocabulary, makes
+the same pieces of it.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 
 from vilam3.data.sample import IMAGE_TOKEN
 from vilam3.errors import CheckpointError
+from vilam3.model.byte_level import Markers, MarkersName, around, from_merges, markers_of
 from vilam3.model.config import IMAGE_TOKEN_ID
 from vilam3.model.slow_tokenizer import SentencePieceBackend
 
@@ -27,20 +29,12 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
 )
-# The words Llama 3 splits text into before merging bytes; a fact of its published tokenizer.json.
-LLAMA_3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-LLAMA_3_SPECIAL = (
-    "<|begin_of_text|>",
-    "<|end_of_text|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "[PAD]",
-)
+NO_TEXT: Span = (-1, -1)  # of a token that no text made and nobody learns
+ROLE_WEIGHT = 1000  # texts beyond any rare word, so that the roles are merged first
 
 
 class Backend(Protocol):
@@ -59,10 +53,6 @@ class Backend(Protocol):
     def token_id(self, token: str) -> int | None:
         """Id of one exact token."""
         ...
-
-
-ROLES = ("system\n\n", "user\n\n", "assistant\n\n")
-ROLE_WEIGHT = 1000  # texts beyond any rare word, so that the roles are merged first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +78,7 @@ class PieceTokenizer:
         eos_id: End token.
         pad_id: Padding token or None.
         files: Its files by name, kept byte for byte for saving.
+        image_end: Ids that follow every image of their own accord.
     """
 
     backend: Backend
@@ -95,10 +86,23 @@ class PieceTokenizer:
     eos_id: int
     pad_id: int | None
     files: Mapping[str, bytes] = field(repr=False)
+    image_end: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """Vocabulary size, added tokens included."""
         return self.backend.size
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template that its files bring, in jinja."""
+        if "chat_template.jinja" in self.files:
+            return self.files["chat_template.jinja"].decode("utf-8", errors="replace")
+        found = json.loads(self.files.get("tokenizer_config.json", b"{}")).get("chat_template")
+        return found if isinstance(found, str) else None
+
+    def with_image_end(self, text: str) -> "PieceTokenizer":
+        """The same, with the ids of `text` behind every image."""
+        return replace(self, image_end=tuple(self.backend.encode(text)[0]) if text else ())
 
     def encode_pieces(self, text: str) -> Pieces:
         """Tokenize around each ``<image>``; only the first piece keeps the begin token."""
@@ -108,8 +112,8 @@ class PieceTokenizer:
         drop_bos = False
         for index, piece in enumerate(text.split(IMAGE_TOKEN)):
             if index:
-                ids.append(IMAGE_TOKEN_ID)
-                spans.append((offset - len(IMAGE_TOKEN), offset))
+                ids += [IMAGE_TOKEN_ID, *self.image_end]
+                spans += [(offset - len(IMAGE_TOKEN), offset), *(NO_TEXT for _ in self.image_end)]
             piece_ids, piece_spans = self.backend.encode(piece)
             start = 1 if drop_bos else 0
             ids.extend(piece_ids[start:])
@@ -182,7 +186,8 @@ def from_files(files: Mapping[str, bytes], *, where: Path) -> PieceTokenizer:
     is_slow = "tokenizer.model" in files and (
         "tokenizer.json" not in files or config.get("tokenizer_class") == "LlamaTokenizer"
     )
-    if not is_slow and "tokenizer.json" not in files:
+    has_merges = {"vocab.json", "merges.txt"} <= files.keys()
+    if not is_slow and "tokenizer.json" not in files and not has_merges:
         raise CheckpointError(
             f"{where}: holds neither tokenizer.json nor tokenizer.model; copy one from the checkpoint"
         )
@@ -191,10 +196,12 @@ def from_files(files: Mapping[str, bytes], *, where: Path) -> PieceTokenizer:
     try:
         if is_slow:
             backend = SentencePieceBackend(files["tokenizer.model"], added=added, config=special)
+        elif "tokenizer.json" in files:
+            backend = FastBackend(_fast(Tokenizer.from_str(files["tokenizer.json"].decode("utf-8")), added))
         else:
-            backend = FastBackend(_fast(files["tokenizer.json"], added))
+            backend = FastBackend(_fast(from_merges(files), added))
     except Exception as error:  # the tokenizers library raises bare Exception on a bad file
-        name = "tokenizer.model" if is_slow else "tokenizer.json"
+        name = "tokenizer.model" if is_slow else "tokenizer.json" if "tokenizer.json" in files else "vocab.json"
         raise CheckpointError(f"{where / name}: not a readable tokenizer ({error}); copy the file again") from error
     eos = _special_id(backend, special, "eos_token")
     if eos is None:
@@ -208,52 +215,58 @@ def from_files(files: Mapping[str, bytes], *, where: Path) -> PieceTokenizer:
     )
 
 
-def train_tiny(texts: Iterable[str], *, vocab_size: int, phrases: Sequence[str] = ()) -> PieceTokenizer:
-    """Train a byte-level BPE tokenizer with Llama-3's word split and markers; the same texts give the same tokenizer.
+def train_tiny(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    phrases: Sequence[str] = (),
+    markers: MarkersName = "llama_3",
+    chat_template: str = "",
+) -> PieceTokenizer:
+    """Train a byte-level BPE tokenizer with a published word split and markers; the same texts give the same tokenizer.
 
     Args:
         texts: What it should be good at.
         vocab_size: Upper bound, markers and phrases included; fewer entries when the texts hold no more merges.
         phrases: Constant strings that become one piece each wherever they occur.
+        markers: Whose split and markers.
+        chat_template: Conversation template to be told by its files; empty tells none.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(LLAMA_3_SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    kind = markers_of(markers)
+    tokenizer = around(models.BPE(), kind)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(LLAMA_3_SPECIAL) - len(phrases),
+        vocab_size=vocab_size - len(kind.special) - len(phrases),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     # every message opens with a role between markers; texts hold no roles, so their merges are asked for here
-    tokenizer.train_from_iterator(chain(texts, ROLES * ROLE_WEIGHT), trainer=trainer)
+    tokenizer.train_from_iterator(chain(texts, kind.roles * ROLE_WEIGHT), trainer=trainer)
     tokenizer.add_tokens([AddedToken(phrase, special=False, normalized=False) for phrase in phrases])
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LLAMA_3_SPECIAL])
-    bos, eos, *_, pad = LLAMA_3_SPECIAL
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", special_tokens=[(bos, tokenizer.token_to_id(bos))]
-    )
-    names = {"bos_token": bos, "eos_token": eos, "pad_token": pad}
-    config = {
-        **names,
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in kind.special])
+    if kind.opens_with_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{kind.bos} $A", special_tokens=[(kind.bos, tokenizer.token_to_id(kind.bos))]
+        )
+    return from_files(_written(tokenizer, kind, chat_template), where=Path("tiny tokenizer"))
+
+
+def _written(tokenizer: Tokenizer, kind: Markers, chat_template: str) -> dict[str, bytes]:
+    config: dict[str, Any] = {
+        **kind.names,
         "clean_up_tokenization_spaces": False,
         "padding_side": "right",
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": kind.tokenizer_class,
     }
-    files = {
+    if chat_template:
+        config["chat_template"] = chat_template
+    return {
         "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
         "tokenizer_config.json": json.dumps(config, indent=2, sort_keys=True).encode(),
-        "special_tokens_map.json": json.dumps(names, indent=2, sort_keys=True).encode(),
+        "special_tokens_map.json": json.dumps(kind.names, indent=2, sort_keys=True).encode(),
     }
-    return from_files(files, where=Path("tiny tokenizer"))
 
 
-def _fast(content: bytes, added: Mapping[int, str]) -> Tokenizer:
-    tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+def _fast(tokenizer: Tokenizer, added: Mapping[int, str]) -> Tokenizer:
     missing = [token for _, token in sorted(added.items()) if tokenizer.token_to_id(token) is None]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
     return tokenizer

@@ -1,6 +1,6 @@
 """The network: vision tower, projector and language model, with images spliced in at their placeholders.
 
-Source of the sequence rules: NVlabs/VILA 355fda9, llava/model/llava_arch.py.
+Source of the sequence rules: NVlabs/VILA 355fda9, llava/model/llava_arch.py; the same in NVILA (b760c34).
 Legend: B rows, T token ids, L positions after image expansion, N images, K positions per image, H LLM width,
 V vocabulary.
 """
@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from vilam3.errors import DataError
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, LlmConfig, VilaConfig
 from vilam3.model.losses import target_loss
 from vilam3.model.projector import Projector
 from vilam3.model.segments import ATTENTION, positions_of, segments_of
-from vilam3.model.vision import VisionTower
+from vilam3.model.vision import tower_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,14 +53,14 @@ class Output:
 
 
 class Vila(nn.Module):
-    """VILA 1.5 as VILA-M3 uses it; state-dict names are the published ones under three prefixes."""
+    """VILA 1.5 as VILA-M3 uses it, or NVILA; state-dict names are the published ones under three prefixes."""
 
     def __init__(self, config: VilaConfig) -> None:
         """Build it with fresh weights; see `vilam3.model.checkpoint` for loading."""
         super().__init__()
         self.config = config
-        self.llm = LlamaForCausalLM(_llama(config.llm))
-        self.vision_tower = VisionTower(config)
+        self.llm = _language_model(config.llm)
+        self.vision_tower = tower_of(config)
         self.mm_projector = Projector(config)
 
     @property
@@ -181,11 +181,15 @@ class Vila(nn.Module):
         return Output(loss=total / max(num_targets, 1), num_targets=num_targets, mask_BL=mask_BL)
 
 
-def _llama(config: LlmConfig) -> LlamaConfig:
+def _language_model(config: LlmConfig) -> LlamaForCausalLM | Qwen2ForCausalLM:
     values = asdict(config)
-    for name in ("tokenizer_model_max_length", "bos_token_id", "eos_token_id", "pad_token_id"):
-        del values[name]  # matters of the tokenizer; the network needs none of them
+    for name in ("family", "tokenizer_model_max_length", "bos_token_id", "eos_token_id", "pad_token_id"):
+        del values[name]  # the first is told by the class, the others are matters of the tokenizer
     scaling = dict(values.pop("rope_scaling") or {"rope_type": "default"})
     scaling.setdefault("rope_type", scaling.pop("type", "default"))
     values["rope_parameters"] = {**scaling, "rope_theta": values.pop("rope_theta")}
-    return LlamaConfig(**values, bos_token_id=None, eos_token_id=None, pad_token_id=None, attn_implementation=ATTENTION)
+    others = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "attn_implementation": ATTENTION}
+    if config.family == "qwen2":
+        del values["attention_bias"]
+        return Qwen2ForCausalLM(Qwen2Config(**values, **others))
+    return LlamaForCausalLM(LlamaConfig(**values, **others))

@@ -89,7 +89,7 @@ class FullySharded:
 
 def _layers(model: Vila) -> Iterator[nn.Module]:
     """What is gathered at once: a layer of either transformer; the rest, with the small projector, as one."""
-    yield from model.vision_tower.vision_model.encoder.layers
+    yield from model.vision_tower.blocks
     yield from model.llm.model.layers
 
 

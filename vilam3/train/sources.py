@@ -186,8 +186,14 @@ def _corpus_digest(corpus: Path, stage: Stage) -> str:
 def _tokenizer(recipe: Recipe, corpus: Path) -> PieceTokenizer:
     assert recipe.model.vocab_size is not None
     said = _texts(_all_samples(corpus))
-    system = template(recipe.model.template).system
-    return train_tiny([system, *said], vocab_size=recipe.model.vocab_size, phrases=protocol_phrases(system))
+    style = template(recipe.model.template)
+    return train_tiny(
+        [style.system, *said],
+        vocab_size=recipe.model.vocab_size,
+        phrases=protocol_phrases(style.system),
+        markers="qwen2" if style.name == "qwen2" else "llama_3",
+        chat_template=style.jinja,
+    )
 
 
 def _all_samples(corpus: Path) -> Iterator[Sample]:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from vilam3.errors import DataError, DivergedError
-from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID
-from vilam3.model.images import MEAN, STD
+from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, TowerConfig
 from vilam3.model.segments import ALONE
 from vilam3.model.vila import Output, Vila
 from vilam3.settings import Part, Stage
@@ -222,7 +221,7 @@ def loss_of(model: Vila, batch: Batch, *, precision: torch.dtype, network: Netwo
         network: What is called in place of `model`, where a strategy has wrapped it.
     """
     device = model.device
-    pixels = None if batch.pixels_NCHW is None else normalise_pixels(batch.pixels_NCHW.to(device))
+    pixels = None if batch.pixels_NCHW is None else normalise_pixels(batch.pixels_NCHW.to(device), model.config.vision)
     ids_BT, labels_BT, mask_BT = (one.to(device) for one in (batch.input_ids_BT, batch.labels_BT, batch.mask_BT))
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
         if (
@@ -239,7 +238,8 @@ def loss_of(model: Vila, batch: Batch, *, precision: torch.dtype, network: Netwo
     return loss
 
 
-def normalise_pixels(pixels_NCHW: Tensor) -> Tensor:
-    """uint8 to [-1, 1], bit for bit as `vilam3.model.images` does it: one rounding from float64, then float32."""
+def normalise_pixels(pixels_NCHW: Tensor, vision: TowerConfig) -> Tensor:
+    """uint8 to the tower's range, bit for bit as `vilam3.model.images`: one rounding from float64, then float32."""
     unit_NCHW = (pixels_NCHW.double() * (1 / 255)).float()
-    return (unit_NCHW - MEAN) / STD
+    mean_C11, std_C11 = (unit_NCHW.new_tensor(each)[:, None, None] for each in (vision.mean, vision.std))
+    return (unit_NCHW - mean_C11) / std_C11

@@ -10,7 +10,7 @@ from pathlib import Path
 from vilam3.artifacts import whole_directory
 from vilam3.errors import CheckpointError
 from vilam3.model.checkpoint import PARTS, layout_of, read_config
-from vilam3.model.config import VilaConfig
+from vilam3.model.config import VilaConfig, VisionConfig
 from vilam3.model.tokenizer import TOKENIZER_FILES, PieceTokenizer, load_tokenizer
 from vilam3_vllm import ARCHITECTURE
 
@@ -45,7 +45,18 @@ def image_token_id(tokenizer: PieceTokenizer) -> int | None:
     return tokenizer.pad_id
 
 
+def _refuse_what_vllm_lacks(config: VilaConfig, *, where: Path) -> None:
+    """The plug-in is the network of VILA 1.5 with SigLIP and Llama; others run on vilam3's own engine."""
+    found = (config.llm.family, config.vision.model_type, config.projector, config.image_order, config.image_end)
+    if found != ("llama", VisionConfig.model_type, "mlp_downsample", "column", ""):
+        raise CheckpointError(
+            f"{where}: a {config.llm.family} language model behind a {config.vision.model_type} tower and "
+            f"{config.projector} in order of {config.image_order}s is not served by vLLM; serve it with --engine torch"
+        )
+
+
 def _described(config: VilaConfig, tokenizer: PieceTokenizer, *, where: Path) -> dict[str, object]:
+    _refuse_what_vllm_lacks(config, where=where)
     token = image_token_id(tokenizer)
     if token is None:
         raise CheckpointError(f"{where}: its tokenizer has no padding token, which vLLM needs to stand for pictures")

@@ -75,7 +75,7 @@ def test_vicuna_v1_is_v1() -> None:
 
 
 def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(CheckpointError, match=r"'llama_4'.*v1, vicuna_v1, llama_3, hermes-2, plain"):
+    with pytest.raises(CheckpointError, match=r"'llama_4'.*v1, vicuna_v1, llama_3, hermes-2, qwen2, plain"):
         template("llama_4")
 
 

@@ -1,29 +1,34 @@
 """The projector against its published facts and against plain loops."""
 
 import math
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 
-from vilam3.model.config import VilaConfig
+from vilam3.model.config import ImageOrder, VilaConfig
 from vilam3.model.projector import DownSampleBlock, Projector
 
 
-def _slow_merge(patches: list[list[float]], grid: int) -> list[list[float]]:
-    """Plain loops over blocks: columns of blocks outside, rows inside; absent patches are zeros."""
+def _slow_merge(
+    patches: list[list[float]], grid: int, *, merge: int = 2, order: ImageOrder = "column"
+) -> list[list[float]]:
+    """Plain loops over blocks, in columns or in rows; absent patches are zeros."""
     width = len(patches[0])
-    blocks = math.ceil(grid / 2)
+    blocks = math.ceil(grid / merge)
 
     def patch(row: int, column: int) -> list[float]:
         return patches[row * grid + column] if row < grid and column < grid else [0.0] * width
 
     tokens = []
-    for block_column in range(blocks):
-        for block_row in range(blocks):
+    for outer in range(blocks):
+        for inner in range(blocks):
+            block_row, block_column = (inner, outer) if order == "column" else (outer, inner)
             token: list[float] = []
-            for row in (0, 1):
-                for column in (0, 1):
-                    token += patch(2 * block_row + row, 2 * block_column + column)
+            for row in range(merge):
+                for column in range(merge):
+                    token += patch(merge * block_row + row, merge * block_column + column)
             tokens.append(token)
     return tokens
 
@@ -44,12 +49,36 @@ def test_the_index_map_is_the_published_one() -> None:
     assert tokens[195].tolist() == [at(26, 26), 0, 0, 0]
 
 
+@pytest.mark.parametrize("order", get_args(ImageOrder))
+@pytest.mark.parametrize("merge", [2, 3])
 @pytest.mark.parametrize("grid", [1, 2, 3, 4, 5, 9])
-def test_merging_equals_plain_loops(grid: int) -> None:
+def test_merging_equals_plain_loops(grid: int, merge: int, order: ImageOrder) -> None:
     patches = torch.randn(2, grid * grid, 3, generator=torch.Generator().manual_seed(grid))
-    merged = DownSampleBlock()(patches)
+    merged = DownSampleBlock(merge=merge, order=order)(patches)
     for image in range(2):
-        assert torch.equal(merged[image], torch.tensor(_slow_merge(patches[image].tolist(), grid)))
+        slow = _slow_merge(patches[image].tolist(), grid, merge=merge, order=order)
+        assert torch.equal(merged[image], torch.tensor(slow))
+
+
+@pytest.mark.usefixtures("seeded")
+def test_the_projector_of_three_by_three_blocks_equals_plain_arithmetic(config: VilaConfig) -> None:
+    """LayerNorm, linear, exact GELU, LayerNorm, linear, exact GELU, linear; the published places of its tensors."""
+    three = replace(config, projector="mlp_downsample_3x3_fix", image_order="row")
+    projector = Projector(three).eval()
+    weights = {name: value.double() for name, value in projector.state_dict().items()}
+    assert {name.split(".")[1] for name in weights} == {"1", "2", "4", "5", "7"}
+    patches = torch.randn(1, three.vision.grid**2, three.vision.hidden_size)
+    slow = _slow_merge(patches[0].tolist(), three.vision.grid, merge=3, order="row")
+    rows = torch.tensor(slow, dtype=torch.float64)
+    for norm, linear in (("layers.1", "layers.2"), ("layers.4", "layers.5")):
+        centred = rows - rows.mean(-1, keepdim=True)
+        normed = centred / ((centred**2).mean(-1, keepdim=True) + 1e-5).sqrt()
+        wide = (normed * weights[f"{norm}.weight"] + weights[f"{norm}.bias"]) @ weights[f"{linear}.weight"].T
+        wide = wide + weights[f"{linear}.bias"]
+        rows = wide * 0.5 * (1 + torch.erf(wide / math.sqrt(2)))
+    expected = rows @ weights["layers.7.weight"].T + weights["layers.7.bias"]
+    with torch.no_grad():
+        assert (projector(patches)[0].double() - expected).abs().max() < 1e-5
 
 
 @pytest.mark.usefixtures("seeded")

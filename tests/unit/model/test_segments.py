@@ -1,5 +1,7 @@
 """Conversations that share a row: each scored as if it were alone, in value and in gradient."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,10 +29,19 @@ CONFIG = VilaConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def model() -> Vila:
+NVILA = replace(
+    CONFIG,
+    llm=replace(CONFIG.llm, family="qwen2"),
+    projector="mlp_downsample_2x2_fix",
+    image_order="row",
+    image_end="\n",
+)
+
+
+@pytest.fixture(scope="module", params=[CONFIG, NVILA], ids=["VILA 1.5", "NVILA"])
+def model(request: pytest.FixtureRequest) -> Vila:
     torch.manual_seed(3)
-    return Vila(CONFIG).double()
+    return Vila(request.param).double()
 
 
 Conversation = list[int]  # token ids; the image placeholder among them

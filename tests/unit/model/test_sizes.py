@@ -1,16 +1,19 @@
 """Counting weights and operations without building a network, held against networks that are built."""
 
+from dataclasses import replace
+from typing import get_args
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vilam3.model.config import VilaConfig
+from vilam3.model.config import InternVisionConfig, Preset, VilaConfig
 from vilam3.model.sizes import Sizes, image_operations, llm_operations, sizes
 from vilam3.model.vila import Vila
 
 
-@pytest.mark.parametrize("preset", ["tiny", "3b", "8b", "13b"])
+@pytest.mark.parametrize("preset", get_args(Preset))
 def test_the_count_is_the_number_of_weights_of_the_network_itself(preset: str) -> None:
     config = VilaConfig.preset(preset)  # type: ignore[arg-type]  # parametrized by name
     with torch.device("meta"):
@@ -22,9 +25,20 @@ def test_the_count_is_the_number_of_weights_of_the_network_itself(preset: str) -
     assert sizes(config) == Sizes(**built)
 
 
-def test_operations_are_what_torch_counts_of_a_real_forward_pass() -> None:
+SMALL_INTERN = InternVisionConfig(
+    hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, image_size=112
+)
+SMALL = {
+    "tiny": VilaConfig.preset("tiny"),
+    "nvila-tiny": VilaConfig.preset("nvila-tiny"),
+    "blocks of three": replace(VilaConfig.preset("nvila-tiny"), projector="mlp_downsample_3x3_fix"),
+    "InternViT": replace(VilaConfig.preset("tiny"), vision=SMALL_INTERN, select_layer=-1),
+}
+
+
+@pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
+def test_operations_are_what_torch_counts_of_a_real_forward_pass(config: VilaConfig) -> None:
     """Matrix products only, as we count; attention as plain products, which torch counts whole and we by its half."""
-    config = VilaConfig.preset("tiny")
     model = Vila(config).eval()
     length = 64
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:

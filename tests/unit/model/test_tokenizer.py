@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from vilam3.data.sample import Turn
 from vilam3.errors import CheckpointError
+from vilam3.model.byte_level import markers_of
 from vilam3.model.chat import encode_training
 from vilam3.model.detokenise import Detokeniser
-from vilam3.model.tokenizer import LLAMA_3_SPECIAL, PieceTokenizer, from_files, load_tokenizer, train_tiny
+from vilam3.model.tokenizer import PieceTokenizer, from_files, load_tokenizer, train_tiny
 
 TEXT = st.text(alphabet=st.sampled_from("abc tumor\n▁<>/s.é漢😀"), max_size=30)
 
@@ -43,7 +44,7 @@ def test_slow_training_ids_and_labels_are_the_published_ones(slow: PieceTokenize
 
 def test_special_ids_come_from_the_tokenizer(tokenizer: PieceTokenizer, slow: PieceTokenizer) -> None:
     assert (slow.bos_id, slow.eos_id, slow.pad_id) == (1, 2, 0)
-    bos, eos, _, _, _, pad = (tokenizer.token_id(token) for token in LLAMA_3_SPECIAL)
+    bos, eos, _, _, _, pad = (tokenizer.token_id(token) for token in markers_of("llama_3").special)
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (bos, eos, pad)
     assert pad == len(tokenizer) - 1
 

@@ -97,7 +97,7 @@ def test_pictures_follow_the_order_of_their_places(encoding: Encoding, corpus: P
     expected = pixels_NCHW([Image.open(corpus / name) for name in names], loaded.config)
     assert expected is not None
     assert batch.pixels_NCHW is not None
-    assert torch.equal(normalise_pixels(batch.pixels_NCHW), expected)
+    assert torch.equal(normalise_pixels(batch.pixels_NCHW, loaded.config.vision), expected)
 
 
 def test_pictures_beyond_the_memory_are_the_same(corpus: Path) -> None:

@@ -72,7 +72,7 @@ def test_one_row_shares_with_nobody() -> None:
 def test_running_the_prefix_once_changes_neither_loss_nor_gradients(model: Vila, batch: Batch) -> None:
     assert batch.num_shared >= WORTHWHILE
     assert batch.pixels_NCHW is not None
-    pixels = normalise_pixels(batch.pixels_NCHW)
+    pixels = normalise_pixels(batch.pixels_NCHW, model.config.vision)
     model.zero_grad()
     output = model(batch.input_ids_BT, pixels, attention_mask_BT=batch.mask_BT, labels_BT=batch.labels_BT)
     output.loss.backward()

@@ -185,4 +185,4 @@ def test_pixels_are_those_of_the_serving_path_bit_for_bit(model: Vila) -> None:
     grey = torch.arange(256, dtype=torch.uint8).repeat(42 * 42 * 3 // 256 + 1)[: 42 * 42 * 3].view(42, 42, 3)
     served = pixels_NCHW([Image.fromarray(grey.numpy())], model.config)
     assert served is not None
-    assert torch.equal(normalise_pixels(grey.permute(2, 0, 1)[None]), served)
+    assert torch.equal(normalise_pixels(grey.permute(2, 0, 1)[None], model.config.vision), served)
