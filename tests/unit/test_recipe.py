@@ -14,6 +14,7 @@ from vilam3.recipe import Recipe, load, parse_resolved
 
 RECIPES = Path(__file__).parents[2] / "pipelines" / "recipes"
 PUBLISHED = ("vila-m3-3b", "vila-m3-8b", "vila-m3-13b")
+WITHOUT_WEIGHTS = ("vila-m3-40b", "vila-m3-nvila-8b")
 MINIMAL = """
 name = "small"
 [model]
@@ -46,10 +47,11 @@ def refusal(folder: Path, text: str) -> str:
 def test_every_recipe_of_the_folder_parses(path: Path) -> None:
     recipe = load([path])
     assert recipe.name == path.stem
-    assert len(recipe.stage_names) == 4
+    # NVILA comes with its first three stages done, in a way that is not ours to repeat.
+    assert len(recipe.stage_names) == (1 if recipe.model.preset == "nvila-8b" else 4)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED + WITHOUT_WEIGHTS)
 def test_the_published_stage_4_plans_the_published_samples_and_steps(name: str) -> None:
     stage = load([RECIPES / f"{name}.toml"]).stage("stage4_expert")
     assert stage.samples_per_epoch() == 1_840_428

@@ -92,7 +92,8 @@ def _by_its_words(tokenizer: PieceTokenizer) -> str:
         shown = "absent" if written is None else repr(written[:60])
         raise CheckpointError(
             f"tokenizer_config.json chat_template={shown}: is not NVILA's, and markers do not tell which "
-            "template the model was trained with; state it by `vilam3 model convert DIR --out NEW --template qwen2` or `hermes-2`"
+            "template it was trained with; state it by `vilam3 model convert DIR "
+            "--out NEW --template qwen2` or `hermes-2`"
         )
     return "qwen2"
 

@@ -8,6 +8,7 @@ import pytest
 from tests.unit.train.test_verbs import vilam3
 from vilam3.errors import RecipeError
 from vilam3.recipe import Recipe, load
+from vilam3.train.network import network_config
 from vilam3.train.plan import ACCELERATORS, Assumptions, plan, states_bytes
 
 RECIPES = Path("pipelines/recipes")
@@ -25,6 +26,25 @@ def test_stage_4_as_published_plans_to_its_steps_and_near_its_hours(size: str, g
     assert stage.work.samples == 3594 * 1024
     assert stage.work.gpu_hours == pytest.approx(gpu_hours, rel=0.2)
     assert stage.work.wall_hours * stage.devices == pytest.approx(stage.work.gpu_hours)
+
+
+def test_stage_4_of_40b_plans_near_the_hours_that_are_quoted() -> None:
+    """128 GPUs for 21 hours; with the same assumptions as the sizes whose scripts are known."""
+    stage = plan(load([RECIPES / "vila-m3-40b.toml"]), A100)[-1]
+    assert stage.work is not None
+    assert (stage.work.steps, stage.devices) == (3594, 128)
+    assert stage.work.gpu_hours == pytest.approx(128 * 21, rel=0.3)
+    assert stage.peak_bytes < A100.accelerator.memory_bytes
+
+
+def test_stage_4_on_nvila_plans_more_positions_of_a_picture_than_of_vila() -> None:
+    """256 and a line break in place of 196: what a picture costs is in the network, not in an assumption."""
+    old, new = (network_config(load([RECIPES / f"vila-m3-{size}.toml"]).model) for size in ("8b", "nvila-8b"))
+    assert (old.tokens_per_image, new.tokens_per_image) == (196, 256)
+    stage = plan(load([RECIPES / "vila-m3-nvila-8b.toml"]), A100)[-1]
+    assert stage.work is not None
+    assert stage.work.steps == 3594
+    assert stage.peak_bytes < A100.accelerator.memory_bytes
 
 
 def test_memory_is_the_zero_papers_example() -> None:
