@@ -100,7 +100,8 @@ def test_tensors_have_the_published_names(tower: InternTower) -> None:
     layer = {name.removeprefix("encoder.layers.2.") for name in names if name.startswith("encoder.layers.2.")}
     assert layer == {
         "attn.qkv.weight", "attn.q_norm.weight", "attn.k_norm.weight", "attn.proj.weight", "attn.proj.bias",
-        "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias", "norm1.weight", "norm2.weight", "ls1", "ls2",
+        "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias", "norm1.weight", "norm2.weight", "ls1",
+        "ls2",
     }  # fmt: skip
     assert {name for name in names if name.startswith("embeddings.")} == {
         "embeddings.class_embedding", "embeddings.position_embedding", "embeddings.patch_embedding.weight",
