@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from vilam3.model.config import InternVisionConfig, VilaConfig
 
@@ -28,6 +29,7 @@ class InternTower(nn.Module):
         self.embeddings = _Embeddings(config.vision)
         self.encoder = nn.Module()
         self.encoder.layers = nn.ModuleList(_Layer(config.vision) for _ in range(config.vision.num_hidden_layers))
+        self.recomputes = False  # its activations again in the backward pass, as the published training always does
         self.num_layers_run = config.vision.num_hidden_layers + 1 + config.select_layer
 
     @property
@@ -42,7 +44,10 @@ class InternTower(nn.Module):
         """(N, 3, S, S) normalised pixels -> (N, G*G, C) patch features."""
         hidden_NTC: Tensor = self.embeddings(pixels_NCHW)
         for layer in self.blocks[: self.num_layers_run]:
-            hidden_NTC = layer(hidden_NTC)
+            if self.recomputes and self.training:
+                hidden_NTC = checkpoint(layer, hidden_NTC, use_reentrant=False)
+            else:
+                hidden_NTC = layer(hidden_NTC)
         return hidden_NTC[:, 1:]
 
 

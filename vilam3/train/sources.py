@@ -191,7 +191,7 @@ def _tokenizer(recipe: Recipe, corpus: Path) -> PieceTokenizer:
         [style.system, *said],
         vocab_size=recipe.model.vocab_size,
         phrases=protocol_phrases(style.system),
-        markers="qwen2" if style.name == "qwen2" else "llama_3",
+        markers="qwen2" if "<|im_end|>" in style.stops else "llama_3",
         chat_template=style.jinja,
     )
 

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vilam3.errors import DataError, DivergedError
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, TowerConfig
+from vilam3.model.intern_vit import InternTower
 from vilam3.model.segments import ALONE
 from vilam3.model.vila import Output, Vila
 from vilam3.settings import Part, Stage
@@ -69,8 +70,10 @@ def freeze(model: Vila, *, trainable: Iterable[Part]) -> None:
 
 
 def checkpoint_activations(model: Vila) -> None:
-    """Keep only each layer's input in memory and compute the rest again in the backward pass."""
+    """Keep only each layer's input in memory and compute the rest again in the backward pass; SigLIP's is kept whole."""
     model.llm.activation_checkpointing_enable({"use_reentrant": False})
+    if isinstance(model.vision_tower, InternTower):
+        model.vision_tower.recomputes = True
 
 
 def no_samples() -> Batch:
