@@ -70,7 +70,7 @@ def freeze(model: Vila, *, trainable: Iterable[Part]) -> None:
 
 
 def checkpoint_activations(model: Vila) -> None:
-    """Keep only each layer's input in memory and compute the rest again in the backward pass; SigLIP's is kept whole."""
+    """Keep each layer's input alone in memory and compute the rest again in the backward pass; SigLIP is kept whole."""
     model.llm.activation_checkpointing_enable({"use_reentrant": False})
     if isinstance(model.vision_tower, InternTower):
         model.vision_tower.recomputes = True
