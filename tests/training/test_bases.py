@@ -22,7 +22,7 @@ BASES = {"NVILA": ("nvila-tiny", "qwen2"), "InternViT": ("40b", "hermes-2")}
 Trained = tuple[Recipe, Path, Path, StageResult]
 
 
-@pytest.fixture(scope="module", params=BASES.values(), ids=BASES)
+@pytest.fixture(scope="module", params=BASES.values(), ids=list(BASES))
 def trained(
     request: pytest.FixtureRequest, recipe: Recipe, corpus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Trained:

@@ -19,8 +19,7 @@ def test_a_network_of_another_shape_is_refused_with_what_serves_it(
     monkeypatch.syspath_prepend("serving/vllm")  # a distribution of its own, which is not installed beside the library
     write = importlib.import_module("vilam3_vllm.layout").write
     torch.manual_seed(0)
-    markers = "llama_3" if is_served else "qwen2"
-    tokenizer = train_tiny(["Is there a tumor? yes no"], vocab_size=400, markers=markers)
+    tokenizer = train_tiny(["Is there a tumor? yes no"], vocab_size=400, markers="llama_3" if is_served else "qwen2")
     save(fresh(VilaConfig.preset(preset), tokenizer), tmp_path / "model")
     if is_served:
         assert (write(tmp_path / "model", tmp_path / "out") / "config.json").is_file()
