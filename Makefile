@@ -202,7 +202,7 @@ compile: setup ## Compile the pipelines to runs/compiled/*.yaml
 charts: setup ## Write what the chart carries and how its scenarios render (needs Go, for helm)
 	@for recipe in pipelines/recipes/*.toml; do \
 		$(BIN)/vilam3 pipeline compile --recipe $$recipe --out $(CHART)/files/pipelines/$$(basename $$recipe .toml) >/dev/null; \
-		$(BIN)/vilam3 pipeline compile --recipe $$recipe --launcher rayjob --out $(CHART)/files/pipelines/$$(basename $$recipe .toml)/rayjob >/dev/null; \
+		$(BIN)/vilam3 pipeline compile --recipe $$recipe --launcher jobs --out $(CHART)/files/pipelines/$$(basename $$recipe .toml)/jobs >/dev/null; \
 	done
 	@$(BIN)/python -m tests.golden.charts.rendered
 

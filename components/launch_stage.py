@@ -20,7 +20,7 @@ def launch_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a 
     checkpoints: str = "",
     contents: str = "",  # noqa: ARG001 - makes KFP's cache key change with what lies at the places given
 ) -> NamedTuple("Launched", [("model", str), ("kept", str)]):  # type: ignore[valid-type]  # what KFP reads
-    """Train a stage of the recipe by a RayJob, from `base` or from nothing; places are URIs, which no step copies."""
+    """Train a stage by a job of its own, from `base` or from nothing; places are URIs, which no step copies."""
     from pathlib import Path
 
     from vilam3 import steps
@@ -32,7 +32,7 @@ def launch_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a 
         corpus=corpus,
         base=base,
         how={"workers": str(workers or ""), "strategy": strategy, "checkpoints": checkpoints},
-        template=Path("/etc/vilam3/rayjob.json"),
+        template=Path("/etc/vilam3/job.json"),
         page=Path(page.path),
     )
     metrics.log_metric("final_loss", found.result.final_loss)

@@ -83,9 +83,9 @@ def _register_compile(actions: Verbs) -> None:
     parser.add_argument("--image", default="", metavar="REF", help="image of all steps, best by digest")
     parser.add_argument(
         "--launcher",
-        choices=("here", "rayjob"),
+        choices=("here", "jobs"),
         default="here",
-        help="train in the pods of the steps, or by a RayJob for each stage (%(default)s)",
+        help="train in the pods of the steps, or by a job of the cluster for each stage (%(default)s)",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="PATH", help="YAML file, or folder without --pipeline"

@@ -39,7 +39,7 @@ def finetune(recipe: Recipe, *, place: Place, first: StageName | None = None) ->
     if first is not None:
         recipe.stage(first)
         names = names[names.index(first) :]
-    if place.launcher == "rayjob":
+    if place.launcher == "jobs":
         return launched(recipe, names, name=NAME, place=place)
     if recipe.corpus is None:
         return _on_given_data(recipe, names, place)

@@ -16,14 +16,14 @@ STORE = {"checkpoints": "VILAM3_CHECKPOINTS", "aws_default_region": "AWS_DEFAULT
 STORE_ENDPOINT = {"aws_endpoint_url": "AWS_ENDPOINT_URL"}
 STORE_SECRET = "vilam3-s3"  # noqa: S105 - a name; an installation puts its own in its place
 STORE_KEYS = {key: key for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-TEMPLATE, TEMPLATE_FOLDER = "vilam3-rayjob", "/etc/vilam3"  # ConfigMap of an installation, and where its file goes
+TEMPLATE, TEMPLATE_FOLDER = "vilam3-job", "/etc/vilam3"  # ConfigMap of an installation, and where its file goes
 LIGHT_CPU, LIGHT_MEMORY = "1", "4Gi"
 WATCH_CPU, WATCH_MEMORY = "100m", "1Gi"  # a launcher waits; MLflow's client is most of its memory
 NUM_RETRIES = 3
 WINDOW = "604800s"  # KFP counts the wall clock since the first attempt, waiting for a node included: a week
 
 
-LauncherName = Literal["here", "rayjob"]
+LauncherName = Literal["here", "jobs"]
 LAUNCHERS: tuple[LauncherName, ...] = get_args(LauncherName)
 
 
@@ -34,7 +34,7 @@ class Place:
     Attributes:
         resources: Of steps that compute, as the recipe says; None on this machine.
         image: Replaces the steps' image, such as a reference by digest; empty keeps it.
-        launcher: Where stages train: in the pods of their steps, or by a RayJob each.
+        launcher: Where stages train: in the pods of their steps, or by a job each.
     """
 
     resources: ResourceSettings | None = None
@@ -99,7 +99,7 @@ class Place:
         task.set_env_variable("VILAM3_RUNS", RUNS)
         kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path="/tmp")  # noqa: S108 - see RUNS
         kubernetes.use_config_map_as_env(task, config_map_name=INSTALLATION, config_map_key_to_env=ENDPOINTS)
-        if self.launcher == "rayjob":  # results stay in the store
+        if self.launcher == "jobs":  # results stay in the store
             _reach_store(task, optional=False)
         return task.set_retry(
             num_retries=NUM_RETRIES, backoff_duration="60s", backoff_factor=2, backoff_max_duration=WINDOW

@@ -17,7 +17,7 @@ STAGE = "stage4_expert"
 def retrain(resolved: Recipe, *, place: Place) -> BaseComponent:
     """The pipeline of a recipe that has a stage 4; its resources are fixed when this is compiled."""
     resolved.stage(STAGE)
-    if place.launcher == "rayjob":
+    if place.launcher == "jobs":
         return launched(resolved, [STAGE], name=NAME, place=place)
 
     @dsl.pipeline(name=NAME)

@@ -21,6 +21,7 @@ BUILD_TIMEOUT_S = 1800  # of a test that may be the first to need helm
 
 KSERVE = ("serving.kserve.io/v1beta1/InferenceService",)
 KUBERAY = ("ray.io/v1/RayService", "ray.io/v1/RayCluster", "ray.io/v1/RayJob")
+TRAINER = ("trainer.kubeflow.org/v1alpha1/TrainJob", "trainer.kubeflow.org/v1alpha1/TrainingRuntime")
 KEDA = ("keda.sh/v1alpha1/ScaledObject",)
 KUEUE = ("kueue.x-k8s.io/v1beta2/LocalQueue",)
 KFP_NATIVE = ("pipelines.kubeflow.org/v2beta1/PipelineVersion",)
@@ -32,8 +33,9 @@ SCENARIOS: Mapping[str, tuple[str, ...]] = {
     "one-gpu": (),
     "cpu-smoke": KSERVE,
     "ray": (*KUBERAY, *KUEUE, *KFP_NATIVE),
+    "trainer": (*TRAINER, *KUEUE, *KFP_NATIVE),
     "airgap": (*KSERVE, *KEDA),
-    "everything": (*KSERVE, *KUBERAY, *KEDA, *KUEUE, *KFP_NATIVE, *PROMETHEUS),
+    "everything": (*KSERVE, *KUBERAY, *TRAINER, *KEDA, *KUEUE, *KFP_NATIVE, *PROMETHEUS),
 }
 
 

@@ -87,6 +87,21 @@ class Cluster:
             if version.served
         )
 
+    def groups(self) -> frozenset[str]:
+        """Groups of kinds that it serves, each with every version, as ``group/version``."""
+        listed = self._ask(client.ApisApi(self._api).get_api_versions)
+        return frozenset(version.group_version for group in listed.groups for version in group.versions)
+
+    def spec_fields(self, kind: str) -> frozenset[str] | None:
+        """The fields of a specification of this kind, which is ``group/version/Kind``; None where it is not served."""
+        group, version, name = kind.split("/")
+        told = self._found(lambda: self._raw(f"/openapi/v3/apis/{group}/{version}"))
+        wanted = {"group": group, "version": version, "kind": name}
+        for schema in (told or {}).get("components", {}).get("schemas", {}).values():
+            if wanted in schema.get("x-kubernetes-group-version-kind", ()):
+                return frozenset(schema["properties"].get("spec", {}).get("properties", {}))
+        return None
+
     def deployments(self) -> dict[str, str]:
         """Deployments of all namespaces: name to the image of the first container; empty where it has no ready pod."""
         listed = self._ask(client.AppsV1Api(self._api).list_deployment_for_all_namespaces)
@@ -135,9 +150,18 @@ class Cluster:
         call = client.CustomObjectsApi(self._api).get_namespaced_custom_object
         return self._found(lambda: call(*kind.within(namespace), name, _request_timeout=TIMEOUT_S))
 
-    def delete(self, kind: Kind, name: str, *, namespace: str, uid: str) -> None:
-        """Delete this very object, not a later one of its name; harmless where it is gone."""
-        options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid))
+    def delete(self, kind: Kind, name: str, *, namespace: str, uid: str, after_its_pods: bool = False) -> None:
+        """Delete this very object, not a later one of its name; harmless where it is gone.
+
+        Args:
+            kind: Of the object.
+            name: Of the object.
+            namespace: Where it is.
+            uid: Of the object.
+            after_its_pods: It stays until all that it owns is gone.
+        """
+        policy = "Foreground" if after_its_pods else None  # None leaves it to the kind
+        options = client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid), propagation_policy=policy)
         call = client.CustomObjectsApi(self._api).delete_namespaced_custom_object
         with self._translated():
             try:
@@ -157,6 +181,14 @@ class Cluster:
         with self._translated():
             listed = call(namespace, label_selector=selector, _request_timeout=TIMEOUT_S)
             return [self._plain(one) for one in listed.items]
+
+    def _raw(self, path: str) -> dict[str, Any]:
+        """The answer at a path that the client has no call for."""
+        told: dict[str, Any] = self._api.call_api(
+            path, "GET", auth_settings=["BearerToken"], response_type="object", _return_http_data_only=True,
+            _request_timeout=TIMEOUT_S,
+        )  # fmt: skip
+        return told
 
     def _plain(self, found: Any) -> dict[str, Any]:  # noqa: ANN401 - the client ships no types
         plain: dict[str, Any] = self._api.sanitize_for_serialization(found)

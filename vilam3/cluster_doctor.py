@@ -7,6 +7,7 @@ from vilam3.cluster import Cluster
 from vilam3.doctor import Finding
 from vilam3.errors import ClusterError
 from vilam3.platform import Operator, Platform
+from vilam3.served import lack_of
 
 README = "infra/platform/README.md"
 
@@ -70,6 +71,9 @@ def operator(cluster: Cluster, wanted: Operator, *, required: bool) -> Finding:
     if missing:
         sentence = f"{wanted.name} is not there: no {missing[0]}. It is for {wanted.purpose}."
         remedy = f"Install it ({README}): {wanted.install}"
+        return Finding(name=name, state="fail" if required else "note", sentence=sentence, remedy=remedy)
+    if lacking := lack_of(cluster, wanted):
+        sentence, remedy = f"{lacking[0].upper()}{lacking[1:]}.", f"Upgrade it ({README}): {wanted.install}"
         return Finding(name=name, state="fail" if required else "note", sentence=sentence, remedy=remedy)
     image = cluster.deployments().get(wanted.deployment)
     if not image:

@@ -4,6 +4,7 @@ The file is written once, for people and programs. The wheel carries it beside t
 """
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,8 @@ class Operator(Settings):
     """Name of its controller's Deployment, in whichever namespace."""
     kinds: tuple[Kind, ...]
     """Kinds that it serves, as ``group/version/Kind``."""
+    fields: Mapping[Kind, tuple[str, ...]] = {}
+    """What the specification of a kind has, that of older versions has not."""
     install: str
     """The command that installs this version."""
 

@@ -28,11 +28,12 @@ CUSTOM_RESOURCES = (
     Source(family="kserve", module="github.com/kserve/kserve", folder="config/crd/full"),
     Source(family="keda", module="github.com/kedacore/keda/v2", folder="config/crd"),
     Source(family="kuberay", module="github.com/ray-project/kuberay/ray-operator", folder="config/crd"),
+    Source(family="trainer", module="github.com/kubeflow/trainer/v2", folder="manifests/base/crds"),
 )
 
 
 def apply_custom_resources(kubeconfig: Path, *, say: Callable[[str], None]) -> None:
-    """Teach the API server the kinds of KServe, KEDA and KubeRay, and wait until it serves them."""
+    """Teach the API server the kinds of KServe, KEDA, KubeRay and Trainer, and wait until it serves them."""
     for source in CUSTOM_RESOURCES:
         say(f"applying the kinds of {source.family} ...")
         folder = tools.module_folder(source.family, module=source.module) / source.folder

@@ -19,9 +19,9 @@ NETWORK = {"env": {"NCCL_IB_HCA": "mlx5", "NCCL_IB_TIMEOUT": 22}, "resources": {
 
 
 def _template(changes: Mapping[str, Any]) -> dict[str, Any]:
-    made = of_kind(render("everything", changes={"training": dict(changes)}), "ConfigMap")["vilam3-rayjob"]
+    made = of_kind(render("everything", changes={"training": dict(changes)}), "ConfigMap")["vilam3-job"]
     assert made["metadata"]["namespace"] == "kubeflow"
-    told: dict[str, Any] = json.loads(made["data"]["rayjob.json"])
+    told: dict[str, Any] = json.loads(made["data"]["job.json"])
     return told
 
 
@@ -32,7 +32,7 @@ def told() -> dict[str, Any]:
 
 
 def test_it_is_a_template_with_the_times_of_the_installation(told: Mapping[str, Any], tmp_path: Any) -> None:  # noqa: ANN401 - of pytest
-    file = tmp_path / "rayjob.json"
+    file = tmp_path / "job.json"
     file.write_text(json.dumps(told), "utf-8")
     found = Template.read(file)
     assert (found.starting_s, found.stalled_s, found.unwatched_s, found.workers_per_pod) == (11, 22, 33, 8)
@@ -112,5 +112,5 @@ def test_the_steps_may_make_jobs_and_no_more() -> None:
 
 def test_where_steps_train_there_is_none_of_it() -> None:
     rendered = render("everything", changes={"pipelines": {"launcher": "here"}})
-    assert "vilam3-rayjob" not in of_kind(rendered, "ConfigMap")
+    assert "vilam3-job" not in of_kind(rendered, "ConfigMap")
     assert "vilam3-launcher" not in of_kind(rendered, "Role")

@@ -157,7 +157,7 @@ def test_a_step_that_launches_holds_nothing(name: str, specs: Mapping[str, list[
         assert not {"nodeSelector", "tolerations"} & set(placed)
         assert placed["fieldPathAsEnv"] == [{"fieldPath": "metadata.name", "name": "VILAM3_POD"}]
         (mounted,) = placed["configMapAsVolume"]
-        assert (mounted["configMapName"], mounted["mountPath"]) == ("vilam3-rayjob", str(TEMPLATE.parent))
+        assert (mounted["configMapName"], mounted["mountPath"]) == ("vilam3-job", str(TEMPLATE.parent))
         component = spec["components"][key.replace("exec-", "comp-")]
         assert "artifacts" not in component["inputDefinitions"]
 

@@ -18,14 +18,14 @@ The job is named for run, stage and recipe: the same command again finds it and 
 another. SIGTERM ends the job, since that is how a run of a pipeline is stopped; Ctrl-C leaves it alone, and a job that
 nobody watches for long (training.unwatchedSeconds of the chart) saves its state and ends by itself. What the pods
 of the job need to know of the installation is in the template, which the chart makes:
-  kubectl -n kubeflow get configmap vilam3-rayjob -o jsonpath='{.data.rayjob\\.json}' > rayjob.json
+  kubectl -n kubeflow get configmap vilam3-job -o jsonpath='{.data.job\\.json}' > job.json
 
 Exit code 0: trained | 2: mend what it says | 75: lost to machines or asked to end, run it again | 1: anything else
 
 example: vilam3 launch --recipe pipelines/recipes/tiny.toml --stage stage1_align --corpus s3://data/corpus \\
-  --checkpoints s3://data/checkpoints --run-id try-1 --template rayjob.json --namespace kubeflow
+  --checkpoints s3://data/checkpoints --run-id try-1 --template job.json --namespace kubeflow
 """
-TEMPLATE = Path("/etc/vilam3/rayjob.json")
+TEMPLATE = Path("/etc/vilam3/job.json")
 EVERY_S = 10.0
 
 
@@ -34,7 +34,7 @@ def register(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "launch",
         help="train a stage by a job of a cluster",
-        description="Make the RayJob that trains a stage, or find it again, and watch it to its end.",
+        description="Make the job that trains a stage, or find it again, and watch it to its end.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

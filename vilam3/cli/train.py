@@ -106,9 +106,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise RecipeError("vilam3 train: --corpus and --out are required; give both, or --dry-run")
     result = _told(arguments, recipe)
     shown = {key: value for key, value in result.to_json().items() if key != "losses"}
-    if int(os.environ.get("RANK", "0")) == 0:  # of those that torchrun started, one speaks
+    if _is_first():
         print(json.dumps({**shown, "out": str(arguments.out), "is_reused": result.is_reused}, indent=2))
     return 0
+
+
+def _is_first() -> bool:
+    """Of those that torchrun started, one speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _told(arguments: argparse.Namespace, recipe: "Recipe") -> "StageResult":
@@ -117,7 +122,7 @@ def _told(arguments: argparse.Namespace, recipe: "Recipe") -> "StageResult":
     from vilam3.train.launch import model_uri
     from vilam3.train.news import telling
 
-    telling_it = telling(arguments.news, unwatched_s=arguments.unwatched_s)
+    telling_it = telling(arguments.news, unwatched_s=arguments.unwatched_s, is_first=_is_first())
     with telling_it as teller, reporting(arguments.stage, file=arguments.progress_file) as progress:
 
         def report(step: int, steps: int, loss: float, seconds_left: float) -> None:
@@ -154,7 +159,7 @@ def _preflight(arguments: argparse.Namespace, recipe: "Recipe") -> int:
         raise RecipeError("vilam3 train --preflight: --out or --checkpoints is required, the place to be looked at")
     out = arguments.out or Path("out")
     checks = launch.preflight(recipe, stage=arguments.stage, out=out, how=_how(arguments))
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _is_first():
         print(json.dumps([check.to_json() for check in checks], indent=2))
     refuse_unless_fit(checks)
     return 0

@@ -8,14 +8,16 @@ from typing import Any, TypeVar
 
 from vilam3.cluster import Cluster
 from vilam3.errors import ClusterError, ClusterOutOfReachError, OutOfReachError, UserError
+from vilam3.launch.back_end import BackEnd
 from vilam3.launch.failure import classify
-from vilam3.launch.job import KIND, NEWS, REQUEST, TEMPLATE, Request, Template, render
-from vilam3.launch.status import CLUSTER, observed
-from vilam3.train.news import News, heard, mark
+from vilam3.launch.job import NEWS, REQUEST, TEMPLATE, Request, Template, render
+from vilam3.launch.status import Observation
+from vilam3.served import refuse_unless_served
+from vilam3.train.news import heard, mark
 
 DISRUPTED = "DisruptionTarget"
 TRIES, TRY_EVERY_S = 30, 10.0
-GONE_S = 600.0  # KubeRay stops a job before it lets go of it
+GONE_S = 1800.0  # KubeRay stops a job before it lets go of it, and pods may take all of their grace
 
 T = TypeVar("T")
 
@@ -58,25 +60,23 @@ class Place:
 class Attached:
     """The job of a request, which is there; see `vilam3.launch.watch.Source`."""
 
-    def __init__(self, place: Place, found: Mapping[str, Any]) -> None:
+    def __init__(self, place: Place, back_end: BackEnd, found: Mapping[str, Any]) -> None:
         """Hold on to the job as it was found."""
         self._place = place
+        self._back_end = back_end
         self.name: str = found["metadata"]["name"]
         self.uid: str = found["metadata"]["uid"]
         self.news_uri: str = found["metadata"]["annotations"][NEWS]
 
-    def job(self) -> dict[str, Any] | None:
-        """The job; None where it is gone, or another has taken its name."""
-        found = self._place.cluster.read(KIND, self.name, namespace=self._place.namespace)
-        return found if found is not None and found["metadata"]["uid"] == self.uid else None
-
-    def pods(self, selector: str) -> list[dict[str, Any]]:
-        """Its pods."""
-        return self._place.cluster.pods(selector, namespace=self._place.namespace)
-
-    def news(self) -> News | None:
-        """Its newest word."""
-        return heard(self.news_uri)
+    def observe(self) -> Observation | None:
+        """See `Source`; it is gone, too, where another has taken its name."""
+        cluster, namespace = self._place.cluster, self._place.namespace
+        found = cluster.read(self._back_end.kind, self.name, namespace=namespace)
+        if found is None or found["metadata"]["uid"] != self.uid:
+            return None
+        selector = self._back_end.selector(found)
+        pods = cluster.pods(selector, namespace=namespace) if selector else []
+        return self._back_end.observed(found, pods, heard(self.news_uri))
 
     def mark(self) -> None:
         """Let it know that it is watched."""
@@ -84,7 +84,9 @@ class Attached:
 
     def end(self) -> None:
         """Delete it, which gives its machines back."""
-        patiently(lambda: self._place.cluster.delete(KIND, self.name, namespace=self._place.namespace, uid=self.uid))
+        kind, waits = self._back_end.kind, self._back_end.lasts_until_pods_end
+        cluster, namespace = self._place.cluster, self._place.namespace
+        patiently(lambda: cluster.delete(kind, self.name, namespace=namespace, uid=self.uid, after_its_pods=waits))
 
 
 def attach(
@@ -110,41 +112,50 @@ def attach(
         UserError: there is a job of that name for something else.
         ClusterError: the API server refuses, or is away for too long.
     """
-    until = time.monotonic() + GONE_S
+    until, back_end = time.monotonic() + GONE_S, template.back_end
     while time.monotonic() < until:
-        found = patiently(lambda: place.cluster.read(KIND, request.name, namespace=place.namespace))
+        found = patiently(lambda: place.cluster.read(back_end.kind, request.name, namespace=place.namespace))
         if found is None:
-            manifest = render(request, template=template, mark=secrets.token_hex(4), owner=run)
-            if patiently(lambda: place.cluster.create(KIND, manifest, namespace=place.namespace)):  # noqa: B023 - called at once
+            if _make(request, template=template, place=place, run=run):
                 say(f"job {request.name} is made in namespace {place.namespace}")
             continue  # to read it, or the one of somebody who was quicker
         if "deletionTimestamp" in found["metadata"]:
             time.sleep(every_s)
             continue
-        _refuse_another(found, request)
-        attached = Attached(place, found)
+        _refuse_another(found, request, back_end)
+        attached = Attached(place, back_end, found)
         if not _is_to_be_replaced(attached, found, template):
             return attached
         say(f"job {request.name} was lost to machines, or the installation has changed since; it is made again")
         attached.end()
-    raise ClusterError(f"job {request.name}: is on its way out for more than {GONE_S:.0f} s; look at KubeRay's log")
+    gone = f"is on its way out for more than {GONE_S:.0f} s"
+    raise ClusterError(f"job {request.name}: {gone}; look at the log of its operator")
 
 
-def _refuse_another(found: Mapping[str, Any], request: Request) -> None:
+def _make(request: Request, *, template: Template, place: Place, run: Mapping[str, Any] | None) -> bool:
+    """Whether it was made; False where somebody else was quicker."""
+    kind = template.back_end.kind
+    manifest = render(request, template=template, mark=secrets.token_hex(4), owner=run)
+    try:
+        return patiently(lambda: place.cluster.create(kind, manifest, namespace=place.namespace))
+    except ClusterError:
+        refuse_unless_served(place.cluster, template.back_end.operator)  # which says more than the server
+        raise
+
+
+def _refuse_another(found: Mapping[str, Any], request: Request, back_end: BackEnd) -> None:
     annotations = found["metadata"].get("annotations") or {}
     if annotations.get(REQUEST) != request.digest or NEWS not in annotations:
         raise UserError(
             f"job {request.name}: is there already with another corpus, base, strategy, checkpoints or number of "
-            "workers; give another --run-id, or delete it: kubectl delete rayjob " + request.name
+            f"workers; give another --run-id, or delete it: kubectl delete {back_end.kind.plural} {request.name}"
         )
 
 
 def _is_to_be_replaced(attached: Attached, found: Mapping[str, Any], template: Template) -> bool:
     """Whether it has failed, and another try may do better."""
-    name = (found.get("status") or {}).get("rayClusterName")
-    pods = patiently(lambda: attached.pods(f"{CLUSTER}={name}")) if name else []
-    last = observed(found, pods, patiently(attached.news))
-    if last.phase != "over":
+    last = patiently(attached.observe)
+    if last is None or last.phase != "over":
         return False
     if last.has_succeeded:
         return not last.news.model  # its last word is lost; another takes the finished stage over at once

@@ -55,8 +55,8 @@ CONFIGURATION = _cause(
     "configuration", "a pod cannot be started as it is written", "make the Secret or claim that it names"
 )
 STOPPED = _cause("stopped", "somebody ended the job", "start the run again if that was not meant")
-REFUSED = _cause("refused", "KubeRay does not accept the job", "upgrade chart and KubeRay to versions that fit")
-UNKNOWN = _cause("unknown", "the job failed", "read its log: kubectl logs of its head, or Ray's dashboard")
+REFUSED = _cause("refused", "its operator does not accept the job", "upgrade chart and operator to versions that fit")
+UNKNOWN = _cause("unknown", "the job failed", "read the logs of its pods: kubectl logs")
 PREEMPTED = _cause(
     "preempted", "work of more importance took the machines", "it goes on from its checkpoint", is_retryable=True
 )
@@ -99,9 +99,10 @@ BY_TEXT: tuple[tuple[re.Pattern[str], Cause], ...] = (
     # Names of variables, such as NCCL_IB_TIMEOUT, are in many a log and mean nothing.
     (re.compile(r"NCCL error|NCCL [a-z ]{1,40}timed? ?out|nccl(System|Remote|Internal)Error|Watchdog caught"), NCCL),
     (re.compile(r"ray\.exceptions\.OutOfMemoryError|running low on memory"), MEMORY),
-    (re.compile(r"failed with exit code 75\b"), PREEMPTED),
-    (re.compile(r"failed with exit code 2\b"), USER),
-    (re.compile(r"failed with exit code (137|-9)\b"), KILLED),
+    # Ray says it like this, and torchrun with a colon, of the first process that failed.
+    (re.compile(r"failed with exit code 75\b|exitcode *: 75\b"), PREEMPTED),
+    (re.compile(r"failed with exit code 2\b|exitcode *: 2\b"), USER),
+    (re.compile(r"failed with exit code (137|-9)\b|exitcode *: -9\b"), KILLED),
 )
 BY_REASON: Mapping[str, Cause] = {
     "ValidationFailed": REFUSED,
@@ -109,6 +110,7 @@ BY_REASON: Mapping[str, Cause] = {
     "JobDeploymentStatusTransitionGracePeriodExceeded": SUBMISSION,
     "DeadlineExceeded": STALLED,
     "PreRunningDeadlineExceeded": SLOW_START,
+    "TrainingRuntimeNotSupported": REFUSED,
 }
 
 
@@ -149,9 +151,12 @@ def classify(last: Observation, *, before: Iterable[Finding] = ()) -> Failure:
         last: The observation.
         before: What befell its pods lately, since they vanish with the job.
     """
+    # Where one pod ends them all, the others say that they were asked to end, and its own status says why.
+    is_asked = last.news.kind == PreemptedError.__name__ and last.ends_with_a_pod
     rules: tuple[Callable[[], Failure | None], ...] = (
-        lambda: _by_own_word(last.news),
+        lambda: None if is_asked else _by_own_word(last.news),
         lambda: _by_incident([*before, *last.findings]),
+        lambda: _by_own_word(last.news),
         lambda: _by_text(f"{last.news.message}\n{last.message}"),
         lambda: _by_status(last),
     )
@@ -198,7 +203,7 @@ def _by_text(text: str) -> Failure | None:
 
 
 def _by_status(last: Observation) -> Failure | None:
-    if last.job_status == "STOPPED":
+    if last.outcome == "stopped":
         return Failure(cause=STOPPED)
     cause = BY_REASON.get(last.reason)
     return Failure(cause=cause, detail=_shown(last.message)) if cause else None

@@ -1,31 +1,29 @@
-"""The RayJob that trains a stage: an installation's facts from its template, the run's own from a request."""
+"""The job that trains a stage: an installation's facts from its template, the run's own from a request."""
 
 import copy
 import json
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vilam3.cluster import Kind
 from vilam3.errors import CheckpointError, RecipeError, UserError
+from vilam3.launch.back_end import BackEnd, Manifest, Work
+from vilam3.launch.rayjob import RayJobs
+from vilam3.launch.trainjob import TrainJobs
 from vilam3.recipe import Recipe
 from vilam3.train.record import digest_of
 
-KIND = Kind(group="ray.io", version="v1", plural="rayjobs")
+BACK_ENDS: Mapping[str, BackEnd] = {"RayJob": RayJobs(), "TrainJob": TrainJobs()}
 REQUEST, TEMPLATE, NEWS = "vilam3/request-digest", "vilam3/template-digest", "vilam3/news"
 PER_POD, STARTING, STALLED = "vilam3/workers-per-pod", "vilam3/starting-seconds", "vilam3/stalled-seconds"
 UNWATCHED = "vilam3/unwatched-seconds"
-RECIPE_VARIABLE = "VILAM3_RECIPE"
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3", "fsdp2")  # of `vilam3.train.strategy`, which needs torch
 HERE = "/tmp/vilam3"  # noqa: S108 - a volume of the pod's own
 LAUNCHED = "launched"  # folder below the checkpoints
 DIGITS = 12
-
-Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +96,15 @@ class Template:
     """What an installation says of its jobs.
 
     Attributes:
-        manifest: A RayJob that lacks its name, command and number of workers.
+        back_end: The kind of its jobs.
+        manifest: A job that lacks its name, command and number of workers.
         workers_per_pod: Accelerators of a pod, each with a process; 1 where there are none.
         starting_s: How long a job that has machines may take to its first step.
         stalled_s: How long a step may take.
         unwatched_s: How long a job goes on that nobody watches.
     """
 
+    back_end: BackEnd
     manifest: Manifest
     workers_per_pod: int
     starting_s: float
@@ -121,8 +121,10 @@ class Template:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             told = manifest["metadata"]["annotations"]
-            manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]  # to see whether there is one
+            back_end = BACK_ENDS[manifest["kind"]]
+            back_end.verify(manifest)
             return cls(
+                back_end=back_end,
                 manifest=manifest,
                 workers_per_pod=int(told[PER_POD]),
                 starting_s=float(told[STARTING]),
@@ -131,10 +133,10 @@ class Template:
             )
         except OSError as error:
             raise UserError(
-                f"template {path}: cannot be read ({error.strerror}); it is the file rayjob.json of the ConfigMap "
-                "vilam3-rayjob, which the chart makes with pipelines.launcher=rayjob"
+                f"template {path}: cannot be read ({error.strerror}); it is the file job.json of the ConfigMap "
+                "vilam3-job, which the chart makes with pipelines.launcher=rayjob or trainjob"
             ) from error
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, StopIteration) as error:
             raise UserError(f"template {path}: is not what the chart renders ({error!r}); take it again") from error
 
     @property
@@ -169,27 +171,26 @@ def render(
         owner: Reference to the object whose deletion takes the job along.
     """
     manifest = copy.deepcopy(template.manifest)
-    metadata, spec = manifest["metadata"], manifest["spec"]
+    metadata = manifest["metadata"]
     metadata["name"] = request.name
     news = request.news(mark)
     metadata["annotations"] |= {REQUEST: request.digest, TEMPLATE: template.digest, NEWS: news}
     if owner is not None:
         metadata["ownerReferences"] = [dict(owner)]
-    spec["entrypoint"] = _command(request, news, unwatched_s=template.unwatched_s)
-    cluster = spec["rayClusterSpec"]
-    (container, *_) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
-    container["env"].append({"name": RECIPE_VARIABLE, "value": request.recipe.resolved_json().replace("$(", "$$(")})
-    pods = template.pods_for(request.num_workers)
-    cluster["workerGroupSpecs"][0] |= {"replicas": pods, "minReplicas": pods, "maxReplicas": pods}
+    work = Work(
+        options=_options(request, news, unwatched_s=template.unwatched_s),
+        recipe=request.recipe.resolved_json(),
+        workers=request.num_workers,
+        pods=template.pods_for(request.num_workers),
+    )
+    template.back_end.fill(manifest, work)
     return manifest
 
 
-def _command(request: Request, news: str, *, unwatched_s: float) -> str:
-    """What the head runs, in a shell; the recipe comes by its environment, so that the command stays readable."""
-    words = ["vilam3", "train", "--stage", request.stage, "--corpus", request.corpus]
+def _options(request: Request, news: str, *, unwatched_s: float) -> list[str]:
+    """What `vilam3 train` is told, whoever starts it."""
+    words = ["--stage", request.stage, "--corpus", request.corpus]
     words += ["--base", request.base] if request.base else []
-    words += ["--out", f"{HERE}/{request.stage}", "--runs", HERE, "--launcher", "ray"]
-    words += ["--workers", str(request.num_workers)]
+    words += ["--out", f"{HERE}/{request.stage}", "--runs", HERE]
     words += ["--strategy", request.strategy] if request.strategy else []
-    words += ["--checkpoints", request.checkpoints, "--news", news, "--unwatched-s", f"{unwatched_s:g}"]
-    return f'{shlex.join(words)} --resolved-recipe "${RECIPE_VARIABLE}"'
+    return [*words, "--checkpoints", request.checkpoints, "--news", news, "--unwatched-s", f"{unwatched_s:g}"]

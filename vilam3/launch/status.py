@@ -1,19 +1,15 @@
-"""What a RayJob and its pods say: which phase it is in, how it ended, and what befell its pods."""
+"""What a job is seen to be: its phase, how it ended, and what befell its pods, whose statuses are read here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from vilam3.train.news import News
 
 Phase = Literal["queued", "starting", "running", "over"]
+Outcome = Literal["", "succeeded", "failed", "stopped"]
 Incident = Literal["image", "configuration", "memory", "preempted", "node lost", "evicted", "killed"]
 
-OVER = frozenset({"Complete", "Failed", "ValidationFailed"})
-ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
-NOT_TAKEN_UP = frozenset({"", "Suspending", "Suspended"})
-WORKER = ("ray.io/node-type", "worker")
-CLUSTER = "ray.io/cluster"
 KILLED = 137  # 128 and SIGKILL
 WAITING: Mapping[str, Incident] = {
     "ErrImagePull": "image",
@@ -66,54 +62,29 @@ class Observation:
         phase: Where it stands.
         findings: What befell its pods.
         news: Its own newest word.
-        job_status: What Ray says of it; empty before it does.
-        reason: Why KubeRay gave it up.
-        message: What KubeRay passes on, with the end of the log.
+        outcome: How its processes ended, as far as its operator says; empty before it does.
+        reason: Why its operator gave it up.
+        message: What its operator passes on, with the end of a log.
+        ends_with_a_pod: Whatever befalls a pod ends the job, and the processes of the others are asked to end.
     """
 
     phase: Phase
     findings: tuple[Finding, ...] = ()
     news: News = News()  # noqa: RUF009 - frozen
-    job_status: str = ""
+    outcome: Outcome = ""
     reason: str = ""
     message: str = ""
+    ends_with_a_pod: bool = False
 
     @property
     def has_succeeded(self) -> bool:
         """Whether it came to its end."""
-        return self.phase == "over" and self.job_status == "SUCCEEDED"
+        return self.phase == "over" and self.outcome == "succeeded"
 
     @property
     def step(self) -> int:
         """Steps done."""
         return self.news.step
-
-
-def observed(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], news: News | None) -> Observation:
-    """Put together what the cluster and the job itself say."""
-    status = job.get("status") or {}
-    told = news or News()
-    return Observation(
-        phase=_phase(job, pods, told),
-        findings=tuple(finding for pod in pods for finding in findings_of(pod)),
-        news=told,
-        job_status=str(status.get("jobStatus", "")),
-        reason=str(status.get("reason", "")),
-        message=str(status.get("message", "")),
-    )
-
-
-def _phase(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]], news: News) -> Phase:
-    status = job.get("status") or {}
-    deployment = status.get("jobDeploymentStatus", "")
-    if deployment in OVER or (status.get("jobStatus") in ENDED and deployment != "Retrying"):
-        return "over"
-    if (job.get("spec") or {}).get("suspend") or deployment in NOT_TAKEN_UP:
-        return "queued"
-    workers = [pod for pod in pods if pod["metadata"].get("labels", {}).get(WORKER[0]) == WORKER[1]]
-    if workers and not any(pod["spec"].get("nodeName") for pod in workers):
-        return "queued"  # none of them holds an accelerator
-    return "running" if news.step and status.get("jobStatus") == "RUNNING" else "starting"
 
 
 def findings_of(pod: Mapping[str, Any]) -> list[Finding]:

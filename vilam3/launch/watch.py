@@ -9,14 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from vilam3.errors import ClusterOutOfReachError, JobLostError, OutOfReachError
 from vilam3.launch.failure import CONFIGURATION, IMAGE, SLOW_START, STALLED, Failure, classify
 from vilam3.launch.failure import STOPPED as ENDED_BY_SOMEBODY
-from vilam3.launch.status import CLUSTER, Finding, Observation, Phase, observed
+from vilam3.launch.status import Finding, Observation, Phase
 from vilam3.progress import Update, format_seconds
-from vilam3.train.news import News
 
 RECENT_S = 900.0  # what befell a pod longer ago has been outlived
 BROKEN_S = 600.0  # a registry may be away for a moment
@@ -29,16 +28,8 @@ MARK_EVERY_S = 60.0
 class Source(Protocol):
     """What is asked."""
 
-    def job(self) -> Mapping[str, Any] | None:
-        """The job; None where there is none."""
-        ...
-
-    def pods(self, selector: str) -> list[dict[str, Any]]:
-        """Its pods."""
-        ...
-
-    def news(self) -> News | None:
-        """Its newest word."""
+    def observe(self) -> Observation | None:
+        """The job, its pods and its newest word; None where there is no such job."""
         ...
 
     def mark(self) -> None:
@@ -122,15 +113,11 @@ class Watch:
         return self._seen(last, None, is_standing=True)
 
     def _observe(self) -> Observation | None:
-        job = self._source.job()
-        if job is None:
-            return None
-        if time.monotonic() - self._marked_at >= MARK_EVERY_S:
+        found = self._source.observe()
+        if found is not None and time.monotonic() - self._marked_at >= MARK_EVERY_S:
             self._source.mark()
             self._marked_at = time.monotonic()
-        name = (job.get("status") or {}).get("rayClusterName")
-        pods = self._source.pods(f"{CLUSTER}={name}") if name else []
-        return observed(job, pods, self._source.news())
+        return found
 
     def _be_blind(self, took: float, error: Exception) -> None:
         self._tell(f"no answer, the job goes on by itself: {error}", at_once=not self._blind_s)

@@ -1,5 +1,8 @@
 """What a training job leaves in the object store for whoever launched it: how far it is, and how it ended.
 
+Of several processes the first one tells. Another leaves its error beside that, since whoever is asked to end or loses a
+peer does not know why.
+
 The job and its launcher share nothing else. The launcher may be gone for a while, and so may the store. But a launcher
 that never comes back, since the run it served was ended and nobody waited for it, must not leave a job that holds
 accelerators for days: it leaves a mark now and then, and a job that sees no new one for long saves its state and ends.
@@ -21,6 +24,8 @@ from vilam3.objects import ObjectStore, open_store
 
 EVERY_S = 10.0
 PATIENCE_S = 300.0  # with a store that is away when the job ends
+# What the others of a gang raise when one of them has failed.
+ECHOES = frozenset({"PreemptedError", "RuntimeError", "DistBackendError", "DistNetworkError", "DistStoreError"})
 log = logging.getLogger(__name__)
 
 
@@ -74,8 +79,10 @@ class Teller:
         self._news = replace(self._news, kind=type(error).__name__, message=str(error))
 
     def start(self) -> None:
-        """Begin to write."""
+        """Begin to write; what the processes of an earlier try have left is over."""
         self._write()
+        with contextlib.suppress(ArtifactError):
+            self._store.put(_peer_key(self._key), _text(News()))
         self._thread.start()
 
     def close(self) -> None:
@@ -112,7 +119,7 @@ class Teller:
         if news == self._written:
             return True
         try:
-            self._store.put(self._key, json.dumps(asdict(news)).encode())
+            self._store.put(self._key, _text(news))
         except ArtifactError as error:
             log.warning("news of step %d could not be left: %s", news.step, error)
             return False
@@ -127,12 +134,25 @@ def heard(uri: str) -> News | None:
         ArtifactError: the store refuses or is out of reach.
     """
     place, _, key = uri.rpartition("/")
+    store = open_store(place)
+    told = _read(store, key)
+    if told is None or told.model or (told.kind and told.kind not in ECHOES):
+        return told
+    peer = _read(store, _peer_key(key)) or News()
+    return replace(told, kind=peer.kind, message=peer.message) if peer.kind else told
+
+
+def _read(store: ObjectStore, key: str) -> News | None:
     try:
-        return News(**json.loads(open_store(place).get(key)))
+        return News(**json.loads(store.get(key)))
     except NotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise ArtifactError(f"{uri}: is not the news of a job ({error}); it was written by another release") from error
+        raise ArtifactError(f"{key}: is not the news of a job ({error}); it was written by another release") from error
+
+
+def _text(news: News) -> bytes:
+    return json.dumps(asdict(news)).encode()
 
 
 def mark(uri: str) -> None:
@@ -149,18 +169,27 @@ def _mark_key(key: str) -> str:
     return f"{key.removesuffix('.json')}.watched"
 
 
+def _peer_key(key: str) -> str:
+    return f"{key.removesuffix('.json')}.peer"
+
+
 @contextlib.contextmanager
-def telling(uri: str | None, *, unwatched_s: float | None = None) -> Iterator[Teller | None]:
+def telling(uri: str | None, *, unwatched_s: float | None = None, is_first: bool = True) -> Iterator[Teller | None]:
     """Leave news at `uri` while the block runs, and why it failed; None where nobody asked for any.
 
     Args:
         uri: An object of a store.
         unwatched_s: Send this process SIGTERM when nobody has watched for so long; None: never.
+        is_first: Whether this is the first process of several, or the only one.
     """
     if not uri:
         yield None
         return
     place, _, key = uri.rpartition("/")
+    if not is_first:
+        with _leaving_errors(open_store(place), key):
+            yield None
+        return
     teller = Teller(open_store(place), key, unwatched_s=unwatched_s)
     teller.start()
     try:
@@ -170,3 +199,16 @@ def telling(uri: str | None, *, unwatched_s: float | None = None) -> Iterator[Te
         raise
     finally:
         teller.close()
+
+
+@contextlib.contextmanager
+def _leaving_errors(store: ObjectStore, key: str) -> Iterator[None]:
+    """Leave the error of a process that is not the first one, where it says more than the first one's would."""
+    try:
+        yield
+    except Exception as error:
+        kind = type(error).__name__
+        if kind not in ECHOES:
+            with contextlib.suppress(ArtifactError):
+                store.put(_peer_key(key), _text(News(kind=kind, message=str(error))))
+        raise

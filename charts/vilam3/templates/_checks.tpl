@@ -20,7 +20,7 @@
 {{- if .Values.mlflow.postgresql.enabled }}{{ $_ := set $needed "mlflow.postgresql.secret" .Values.mlflow.postgresql.secret }}{{ else }}{{ $_ := set $needed "mlflow.databaseSecret" .Values.mlflow.databaseSecret }}{{ end -}}
 {{- end -}}
 {{- if .Values.pipelines.schedule }}{{ range $name, $uri := .Values.pipelines.retrain }}{{ $_ := set $needed (printf "pipelines.retrain.%s" $name) $uri }}{{ end }}{{ end -}}
-{{- if and .Values.pipelines.enabled (eq .Values.pipelines.launcher "rayjob") }}{{ $_ := set $needed "training.checkpoints" .Values.training.checkpoints }}{{ end -}}
+{{- if include "vilam3.training.launches" . }}{{ $_ := set $needed "training.checkpoints" .Values.training.checkpoints }}{{ end -}}
 {{- if .Values.training.job.enabled -}}
 {{- $_ := set $needed "training.claim" .Values.training.claim -}}
 {{- range list "corpus" "out" }}{{ $_ := set $needed (printf "training.job.%s" .) (get $.Values.training.job .) }}{{ end -}}
@@ -66,6 +66,7 @@
 {{- if and (eq .Values.serving.mode "kserve") (not ($apis.Has "serving.kserve.io/v1beta1/InferenceService")) }}{{ $problems = append $problems (printf "serving.mode=kserve: this cluster has no InferenceService of serving.kserve.io/v1beta1; install KServe or choose another mode: %s" $see) }}{{ end -}}
 {{- if and (eq .Values.serving.mode "ray") (not ($apis.Has "ray.io/v1/RayService")) }}{{ $problems = append $problems (printf "serving.mode=ray: this cluster has no RayService of ray.io/v1; install KubeRay or choose another mode: %s" $see) }}{{ end -}}
 {{- if and .Values.pipelines.enabled (eq .Values.pipelines.launcher "rayjob") (not ($apis.Has "ray.io/v1/RayJob")) }}{{ $problems = append $problems (printf "pipelines.launcher=rayjob: this cluster has no RayJob of ray.io/v1; install KubeRay or set it to here: %s" $see) }}{{ end -}}
+{{- if and .Values.pipelines.enabled (eq .Values.pipelines.launcher "trainjob") (not ($apis.Has "trainer.kubeflow.org/v1alpha1/TrainJob")) }}{{ $problems = append $problems (printf "pipelines.launcher=trainjob: this cluster has no TrainJob of trainer.kubeflow.org/v1alpha1; install Kubeflow Trainer or set it to rayjob or here: %s" $see) }}{{ end -}}
 {{- if and (or .Values.training.enabled .Values.training.job.enabled) (not ($apis.Has "ray.io/v1/RayCluster")) }}{{ $problems = append $problems (printf "training: this cluster has no RayCluster of ray.io/v1; install KubeRay or leave training off: %s" $see) }}{{ end -}}
 {{- if and (eq .Values.serving.mode "kserve") (eq .Values.autoscaling.with "keda") (not ($apis.Has "keda.sh/v1alpha1/ScaledObject")) }}{{ $problems = append $problems (printf "autoscaling.with=keda: this cluster has no ScaledObject of keda.sh/v1alpha1; install KEDA or set it to auto: %s" $see) }}{{ end -}}
 {{- if and (eq (include "vilam3.pipelines.delivery" .) "kubernetes") (not ($apis.Has "pipelines.kubeflow.org/v2beta1/PipelineVersion")) }}{{ $problems = append $problems (printf "pipelines.delivery=kubernetes: this cluster has no PipelineVersion of pipelines.kubeflow.org/v2beta1; run Kubeflow Pipelines in Kubernetes-native mode or set it to upload: %s" $see) }}{{ end -}}

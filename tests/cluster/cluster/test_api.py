@@ -23,6 +23,8 @@ KINDS = {
     "rayservices.ray.io",
     "scaledobjects.keda.sh",
     "servingruntimes.serving.kserve.io",
+    "trainingruntimes.trainer.kubeflow.org",
+    "trainjobs.trainer.kubeflow.org",
 }
 
 

@@ -79,12 +79,12 @@ def launching(kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     command = [sys.executable, "-m", "vilam3", "prepare", "--recipe", str(MICRO), "--out", str(corpus)]
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - our own program
     made = render("cpu-smoke", apis=(*SCENARIOS["cpu-smoke"], *KUBERAY), changes=CHANGES)
-    told = json.loads(of_kind(made, "ConfigMap")["vilam3-rayjob"]["data"]["rayjob.json"])
+    told = json.loads(of_kind(made, "ConfigMap")["vilam3-job"]["data"]["job.json"])
     cluster = told["spec"]["rayClusterSpec"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         (container,) = group["template"]["spec"]["containers"]
         container["env"] = [one for one in container["env"] if one["name"] != "MLFLOW_TRACKING_URI"]  # see CHANGES
-    template = folder / "rayjob.json"
+    template = folder / "job.json"
     template.write_text(json.dumps(told), "utf-8")
     with platform.prepared({}, store={"corpus": corpus}):
         yield Launching(platform=platform, template=template, folder=folder)

@@ -9,7 +9,7 @@ from tests.golden.charts.rendered import HERE
 from vilam3.cli.main import main
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S)
-LAUNCHERS = {"here": "", "rayjob": "rayjob"}
+LAUNCHERS = {"here": "", "jobs": "jobs"}
 COMPILED = CHART / "files" / "pipelines"
 
 

@@ -19,7 +19,7 @@ def pipelines() -> Mapping[str, BaseComponent]:
     recipe = load([HERE / "recipe.toml"])
     given = recipe.model_copy(update={"corpus": None})
     place = Place(resources=recipe.resources)
-    launching = Place(resources=recipe.resources, launcher="rayjob")
+    launching = Place(resources=recipe.resources, launcher="jobs")
     return {
         "finetune.yaml": finetune(recipe, place=place),
         "finetune-from-checkpoint.yaml": finetune(recipe, place=place, first="stage4_expert"),

@@ -11,7 +11,7 @@ HEAD = "Job entrypoint command failed with exit code {}, last available logs (tr
 
 
 def _over(message: str = "", news: News | None = None, reason: str = "") -> Observation:
-    return Observation(phase="over", job_status="FAILED", message=message, news=news or News(), reason=reason)
+    return Observation(phase="over", outcome="failed", message=message, news=news or News(), reason=reason)
 
 
 @pytest.mark.parametrize(

@@ -10,24 +10,25 @@ import pytest
 
 from vilam3.cli.main import build_parser
 from vilam3.errors import CheckpointError, RecipeError, UserError
-from vilam3.launch.job import NEWS, PER_POD, RECIPE_VARIABLE, STALLED, STARTING, UNWATCHED, Request, Template, render
+from vilam3.launch.back_end import RECIPE_VARIABLE
+from vilam3.launch.job import NEWS, PER_POD, STALLED, STARTING, UNWATCHED, Request, Template, render
 from vilam3.recipe import load, parse_resolved
 
 RECIPES = Path(__file__).parents[3] / "pipelines" / "recipes"
 TINY = load([RECIPES / "tiny.toml"])
-NAME_CHARACTERS = 47  # KubeRay's limit for a RayJob
+NAME_CHARACTERS = 47  # KubeRay's limit for a RayJob; JobSet, which adds 15 to a TrainJob's, takes 48
 
 
 def _template() -> dict[str, Any]:
     pod = {"template": {"spec": {"containers": [{"name": "ray", "env": [{"name": "HOME", "value": "/tmp"}]}]}}}  # noqa: S108 - as the chart has it
     annotations = {PER_POD: "4", STARTING: "60", STALLED: "30", UNWATCHED: "90"}
     cluster = {"headGroupSpec": copy.deepcopy(pod), "workerGroupSpecs": [{"groupName": "trainers", **pod}]}
-    return {"metadata": {"annotations": annotations}, "spec": {"rayClusterSpec": cluster}}
+    return {"kind": "RayJob", "metadata": {"annotations": annotations}, "spec": {"rayClusterSpec": cluster}}
 
 
 @pytest.fixture
 def template(tmp_path: Path) -> Template:
-    file = tmp_path / "rayjob.json"
+    file = tmp_path / "job.json"
     file.write_text(json.dumps(_template()), "utf-8")
     return Template.read(file)
 
@@ -101,9 +102,18 @@ def test_what_would_fail_after_a_queue_is_refused_before(
     assert words in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"metadata": {"annotations": {}}, "spec": {}}', "[]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"kind": "RayJob", "metadata": {"annotations": {}}, "spec": {}}',
+        '{"kind": "TrainJob", "spec": {}}',
+        "[]",
+    ],
+)
 def test_a_template_that_the_chart_did_not_render_is_refused(text: str, tmp_path: Path) -> None:
-    file = tmp_path / "rayjob.json"
+    file = tmp_path / "job.json"
     with pytest.raises(UserError, match=r"pipelines\.launcher=rayjob"):
         Template.read(file)
     file.write_text(text, "utf-8")

@@ -1,13 +1,15 @@
 """Rules of a job's news: the newest word is in the store, also of an end, and a job that nobody watches ends."""
 
+import contextlib
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from vilam3.errors import ArtifactError, DataError
-from vilam3.launch.status import findings_of, observed
+from vilam3.errors import ArtifactError, DataError, PreemptedError
+from vilam3.launch.rayjob import RayJobs
+from vilam3.launch.status import findings_of
 from vilam3.train import news
 from vilam3.train.news import News, heard, mark, telling
 from vilam3.train.termination import on_termination
@@ -39,6 +41,37 @@ def test_an_error_is_told_by_its_class(uri: str) -> None:
     assert heard(uri) == News(kind="DataError", message="corpus: is empty")
 
 
+def _fail(uri: str, error: Exception, *, peer: Exception) -> None:
+    """Two processes: the first is at a step when the other fails, and then fails itself."""
+    with telling(uri) as first:
+        assert first is not None
+        first(2, 3, 0.5, 9.0)
+        with contextlib.suppress(type(peer)), telling(uri, is_first=False) as second:
+            assert second is None
+            raise peer
+        raise error
+
+
+@pytest.mark.parametrize("echo", [RuntimeError("Connection closed by peer"), PreemptedError("asked to end")])
+def test_of_several_processes_the_one_that_knows_why_is_heard(echo: Exception, uri: str) -> None:
+    """Whoever is asked to end because of it, or loses the link, does not know."""
+    cause = DataError("sample 7: cannot be read")
+    with pytest.raises(type(echo)):
+        _fail(uri, echo, peer=cause)
+    told = News(step=2, steps=3, loss=0.5, seconds_left=9.0, kind="DataError", message=str(cause))
+    assert heard(uri) == told
+    with pytest.raises(DataError):
+        _fail(uri, cause, peer=echo)
+    assert heard(uri) == told
+
+
+def test_an_error_of_an_earlier_try_is_over_when_the_next_begins(uri: str) -> None:
+    with pytest.raises(DataError), telling(uri, is_first=False):
+        raise DataError("once")
+    with telling(uri):
+        assert heard(uri) == News()
+
+
 def test_a_job_that_nobody_watches_is_asked_to_end(uri: str) -> None:
     stop = threading.Event()
     with on_termination(stop), telling(uri, unwatched_s=0.4):
@@ -63,6 +96,7 @@ def test_a_job_that_comes_back_from_a_queue_is_starting_until_its_next_step() ->
         "spec": {},
         "status": {"jobDeploymentStatus": "Initializing", "jobStatus": "PENDING"},
     }
+    observed = RayJobs().observed
     assert observed(job, [], News(step=7, steps=9)).phase == "starting"
     job["status"]["jobStatus"] = "RUNNING"
     assert observed(job, [], News(step=7, steps=9)).phase == "running"

@@ -12,7 +12,7 @@ none
 {{/* A compiled pipeline with the images of this installation: (list $ "finetune"). */}}
 {{- define "vilam3.pipelines.compiled" -}}
 {{- $root := first . -}}
-{{- $folder := printf "files/pipelines/%s%s" $root.Values.pipelines.recipe (ternary "/rayjob" "" (eq $root.Values.pipelines.launcher "rayjob")) -}}
+{{- $folder := printf "files/pipelines/%s%s" $root.Values.pipelines.recipe (ternary "/jobs" "" (ne $root.Values.pipelines.launcher "here")) -}}
 {{- $compiled := $root.Files.Get (printf "%s/%s.yaml" $folder (last .)) | replace "vilam3-s3" ($root.Values.storage.secret | default "vilam3-s3") -}}
 {{- $compiled | replace (printf "localhost/vilam3-gpu:%s" $root.Chart.AppVersion) (include "vilam3.image.compute" $root) -}}
 {{- end }}

@@ -11,7 +11,8 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- define "vilam3.preflight.needs" -}}
 {{- $needs := list -}}
 {{- if eq .Values.serving.mode "kserve" }}{{ $needs = append $needs "kserve" }}{{ end -}}
-{{- if or (eq .Values.serving.mode "ray") .Values.training.enabled .Values.training.job.enabled }}{{ $needs = append $needs "kuberay" }}{{ end -}}
+{{- if or (eq .Values.serving.mode "ray") .Values.training.enabled .Values.training.job.enabled (and .Values.pipelines.enabled (eq .Values.pipelines.launcher "rayjob")) }}{{ $needs = append $needs "kuberay" }}{{ end -}}
+{{- if and .Values.pipelines.enabled (eq .Values.pipelines.launcher "trainjob") }}{{ $needs = append $needs "trainer" }}{{ end -}}
 {{- if and (eq .Values.serving.mode "kserve") (eq (include "vilam3.scaler" .) "keda") }}{{ $needs = append $needs "keda" }}{{ end -}}
 {{- if eq (include "vilam3.pipelines.delivery" .) "kubernetes" }}{{ $needs = append $needs "kfp" }}{{ end -}}
 {{- if .Values.training.queue }}{{ $needs = append $needs "kueue" }}{{ end -}}

@@ -68,10 +68,11 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* The RayJob of a pipeline's stage, as far as this installation knows it. The launcher itself starts it again. */}}
+{{/* The job of a pipeline's stage, as far as this installation knows it. The launcher itself starts it again. */}}
 {{- define "vilam3.training.template" -}}
-apiVersion: ray.io/v1
-kind: RayJob
+{{- $isRay := eq .Values.pipelines.launcher "rayjob" -}}
+apiVersion: {{ ternary "ray.io/v1" "trainer.kubeflow.org/v1alpha1" $isRay }}
+kind: {{ ternary "RayJob" "TrainJob" $isRay }}
 metadata:
   namespace: {{ .Values.pipelines.namespace }}
   labels:
@@ -82,5 +83,14 @@ metadata:
     vilam3/stalled-seconds: {{ .Values.training.stalledSeconds | quote }}
     vilam3/unwatched-seconds: {{ .Values.training.unwatchedSeconds | quote }}
 spec:
+  {{- if $isRay }}
   {{- include "vilam3.training.job" (list . "" 0) | nindent 2 }}
+  {{- else }}
+  {{- include "vilam3.trainer.job" . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* Whether stages of pipelines are trained by jobs of their own. */}}
+{{- define "vilam3.training.launches" -}}
+{{- if and .Values.pipelines.enabled (ne .Values.pipelines.launcher "here") }}true{{ end -}}
 {{- end }}

@@ -1,6 +1,6 @@
 """`vilam3 launch` as a test handles it: the real program, with the rights of a pipeline's step, against real servers.
 
-The test takes the part of KubeRay and of the kubelet: it writes the statuses that they would.
+The test takes the part of the job's operator and of the kubelet: it writes the statuses that they would.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.chart import ROOT
 from tests.cluster.api.conftest import PIPELINES, Kubectl
+from tests.cluster.api.launching.operators import Operator
 from tests.e2e.s3_server import S3
 from vilam3.launch.job import NEWS
 from vilam3.objects import open_store
@@ -27,11 +28,17 @@ STAGE = "stage1_align"
 BUCKET = "training"
 ACCOUNT = "pipeline-runner"  # as KFP names it
 SHORT_S = 4  # of the deadlines
-LAUNCHES: Mapping[str, Mapping[str, Any]] = {
-    "pipelines": {"enabled": True, "launcher": "rayjob"},
-    "mlflow": {"enabled": False, "uri": "https://mlflow.example.org"},
-    "training": {"checkpoints": "s3://training/checkpoints"},
-}
+
+
+def launches(launcher: str) -> dict[str, dict[str, Any]]:
+    """Values of a chart whose stages are trained by such jobs."""
+    return {
+        "pipelines": {"enabled": True, "launcher": launcher},
+        "mlflow": {"enabled": False, "uri": "https://mlflow.example.org"},
+        "training": {"checkpoints": "s3://training/checkpoints"},
+    }
+
+
 PATIENCE_S = 120.0
 POLL_S = 0.2
 EVERY_S = 0.3
@@ -88,6 +95,7 @@ class Launched:
 class Bench:
     """What a test has at hand."""
 
+    operator: Operator
     kubectl: Kubectl
     account: Path
     template: Path
@@ -121,7 +129,7 @@ class Bench:
 
     def jobs(self) -> list[dict[str, Any]]:
         """All of them."""
-        told = json.loads(self.kubectl("get", "rayjobs", f"--namespace={PIPELINES}", "--output=json"))
+        told = json.loads(self.kubectl("get", self.operator.plural, f"--namespace={PIPELINES}", "--output=json"))
         return list(told["items"])
 
     def job(self) -> dict[str, Any]:
@@ -130,18 +138,18 @@ class Bench:
         (job,) = self.jobs()
         return job
 
-    def set_status(self, status: Mapping[str, Any], *, kind: str = "rayjob", name: str = "") -> None:
+    def set_status(self, status: Mapping[str, Any], *, kind: str = "", name: str = "") -> None:
         """As the operator or the kubelet would."""
-        name = name or self.job()["metadata"]["name"]
+        kind, name = kind or self.operator.plural, name or self.job()["metadata"]["name"]
         change = f"--patch={json.dumps({'status': status})}"
         self.kubectl("patch", kind, name, f"--namespace={PIPELINES}", "--subresource=status", "--type=merge", change)
 
     def suspend(self, *, suspend: bool) -> None:
         """As Kueue would."""
         change = f"--patch={json.dumps({'spec': {'suspend': suspend}})}"
-        self.kubectl(
-            "patch", "rayjob", self.job()["metadata"]["name"], f"--namespace={PIPELINES}", "--type=merge", change
-        )
+        name = self.job()["metadata"]["name"]
+        self.kubectl("patch", self.operator.plural, name, f"--namespace={PIPELINES}", "--type=merge", change)
+        self.set_status(self.operator.suspended() if suspend else self.operator.preparing())
 
     def tell(self, news: News) -> None:
         """As the job would."""
@@ -154,7 +162,8 @@ class Bench:
 
     def run_job(self, *, step: int = 1) -> None:
         """It has machines and is at this step."""
-        self.set_status({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "rayClusterName": "c"})
+        self.place()
+        self.set_status(self.operator.running())
         self.tell(News(step=step, steps=3, loss=0.7, seconds_left=2.0))
 
     def finish_job(self) -> str:
@@ -163,8 +172,16 @@ class Bench:
         self.put(f"{model}/stage.json", json.dumps(RESULT.to_json()).encode())
         self.put(f"s3://{BUCKET}/checkpoints/{STAGE}-abc/checkpoints/step-00000002/config.json", b"{}")
         self.tell(News(step=3, steps=3, loss=0.5, seconds_left=0.0, model=model))
-        self.set_status({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"})
+        self.set_status(self.operator.succeeded())
         return model
+
+    def place(self, status: Mapping[str, Any] | None = None, *, node: str = "gpu-1") -> None:
+        """A worker has a machine, or waits for one where `node` is empty."""
+        name = self.job()["metadata"]["name"]
+        found = self.kubectl("get", "pods", f"--namespace={PIPELINES}", "--output=name")
+        if "pod/worker" in found:
+            return
+        self.make_pod("worker", status=status or {}, labels=self.operator.workers(name), node=node)
 
     def make_pod(
         self, name: str, *, status: Mapping[str, Any], labels: Mapping[str, str], node: str = "",
@@ -183,11 +200,16 @@ class Bench:
         if status:
             self.set_status(status, kind="pod", name=name)
 
+    def end_jobs(self) -> None:
+        """Remove all of them."""
+        self.kubectl("delete", self.operator.plural, "--all", f"--namespace={PIPELINES}", "--wait=true")
+
     def clear(self) -> None:
         """End and remove everything that a test has left."""
         for one in self.started:
             one.process.kill()
             one.process.wait()
-        for kind in ("rayjobs", "pods", "workflows"):
+        self.end_jobs()
+        for kind in ("pods", "workflows"):
             force = ("--force", "--grace-period=0") if kind == "pods" else ()
             self.kubectl("delete", kind, "--all", f"--namespace={PIPELINES}", "--wait=true", *force)

@@ -11,7 +11,8 @@ import yaml
 from infra.cluster import manifests
 from tests.chart import objects, of_kind, render
 from tests.cluster.api.conftest import PIPELINES, Kubectl
-from tests.cluster.api.launching.bench import ACCOUNT, BUCKET, LAUNCHES, SHORT_S, Bench
+from tests.cluster.api.launching.bench import ACCOUNT, BUCKET, SHORT_S, Bench, launches
+from tests.cluster.api.launching.operators import OPERATORS, Operator
 from tests.e2e.s3_server import S3, s3_server
 from vilam3.launch.job import STALLED, STARTING
 
@@ -26,14 +27,20 @@ def training_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         yield running
 
 
+@pytest.fixture(scope="package", params=OPERATORS)
+def operator(request: pytest.FixtureRequest) -> Operator:
+    """Every test here is of every kind of job."""
+    return OPERATORS[request.param]
+
+
 @pytest.fixture(scope="package")
-def launching_chart() -> str:
+def launching_chart(operator: Operator) -> str:
     """A chart whose stages are trained by jobs."""
-    return render("everything", changes=LAUNCHES)
+    return render("everything", changes=launches(operator.launcher))
 
 
 @pytest.fixture(scope="package")
-def steps_account(kubeconfig: Path, launching_chart: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def steps_account(kubeconfig: Path, launching_chart: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A kubeconfig with the token of the steps' account, which has the chart's rights and no other."""
 
     def kubectl(*arguments: str, stdin: str = "") -> str:
@@ -48,18 +55,32 @@ def steps_account(kubeconfig: Path, launching_chart: str, tmp_path_factory: pyte
     told["users"][0]["user"] = {"token": token}
     file = tmp_path_factory.mktemp("account") / "kubeconfig"
     file.write_text(yaml.safe_dump(told), "utf-8")
-    return file
+    yield file
+    kubectl("delete", "serviceaccount", ACCOUNT, f"--namespace={PIPELINES}")
+    kubectl("delete", "--filename=-", stdin=yaml.safe_dump_all(rights))
 
 
 @pytest.fixture
 def bench(
-    kubectl: Kubectl, steps_account: Path, launching_chart: str, training_store: S3, tmp_path: Path
+    operator: Operator,
+    kubectl: Kubectl,
+    steps_account: Path,
+    launching_chart: str,
+    training_store: S3,
+    tmp_path: Path,
 ) -> Iterator[Bench]:
     """Launchers with short deadlines, and nothing left afterwards."""
-    told = json.loads(of_kind(launching_chart, "ConfigMap")["vilam3-rayjob"]["data"]["rayjob.json"])
+    told = json.loads(of_kind(launching_chart, "ConfigMap")["vilam3-job"]["data"]["job.json"])
     told["metadata"]["annotations"] |= {STARTING: str(SHORT_S), STALLED: str(SHORT_S)}
-    template = tmp_path / "rayjob.json"
+    template = tmp_path / "job.json"
     template.write_text(json.dumps(told), "utf-8")
-    made = Bench(kubectl=kubectl, account=steps_account, template=template, s3=training_store, folder=tmp_path)
+    made = Bench(
+        operator=operator,
+        kubectl=kubectl,
+        account=steps_account,
+        template=template,
+        s3=training_store,
+        folder=tmp_path,
+    )
     yield made
     made.clear()

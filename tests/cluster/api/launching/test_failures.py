@@ -13,55 +13,45 @@ from vilam3.tracking import connect
 from vilam3.train.news import News
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
-FAILED = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed", "rayClusterName": "c"}
-WORKER = {"ray.io/cluster": "c", "ray.io/node-type": "worker"}
 
 
 def _ended(reason: str, code: int) -> dict[str, Any]:
     ended = {"terminated": {"reason": reason, "exitCode": code}}
-    return {"containerStatuses": [{"name": "ray", "image": "i", "imageID": "", "ready": False, "restartCount": 0,
+    return {"containerStatuses": [{"name": "node", "image": "i", "imageID": "", "ready": False, "restartCount": 0,
                                    "state": ended}]}  # fmt: skip
 
 
-def _log(end: str) -> dict[str, str]:
-    text = "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):\n"
-    return {"message": text + end}
-
-
-# What happened: status of the job, status of a worker, news; exit code and words.
-CASES: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any], News | None, int, str]] = {
-    "host-memory": ({}, _ended("OOMKilled", 137), None, 1, "want of memory (pod worker on gpu-1)"),
-    "killed": ({}, _ended("Error", 137), None, 75, "killed from outside"),
-    "preempted": ({}, {"disrupted": "PreemptionByScheduler"}, None, 75, "more importance"),
-    "node-lost": ({}, {"disrupted": "DeletionByTaintManager"}, None, 75, "a machine was lost"),
-    "evicted": ({}, {"disrupted": "EvictionByEvictionAPI"}, None, 75, "a machine was emptied"),
+# What happened: what the operator passes on, status of a worker, news; exit code and words.
+CASES: Mapping[str, tuple[str, Mapping[str, Any], News | None, int, str]] = {
+    "host-memory": ("", _ended("OOMKilled", 137), None, 1, "want of memory (pod worker on gpu-1)"),
+    "killed": ("", _ended("Error", 137), None, 75, "killed from outside"),
+    "preempted": ("", {"disrupted": "PreemptionByScheduler"}, None, 75, "more importance"),
+    "node-lost": ("", {"disrupted": "DeletionByTaintManager"}, None, 75, "a machine was lost"),
+    "evicted": ("", {"disrupted": "EvictionByEvictionAPI"}, None, 75, "a machine was emptied"),
     "nccl": (
-        _log("[Rank 3] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12, OpType=ALLREDUCE)"),
+        "[Rank 3] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=12, OpType=ALLREDUCE)",
         {}, None, 75, "accelerators lost each other",
     ),
-    "xid": (_log("NVRM: Xid (PCI:0000:1b:00): 79, GPU has fallen off the bus."), {}, None, 75, "reported a fault"),
-    "gpu-memory": (_log("torch.OutOfMemoryError: CUDA out of memory."), {}, None, 1, "has too little memory"),
-    "user": ({}, {}, News(kind="DataError", message="corpus: lacks its manifest"), 2, "corpus: lacks its manifest"),
-    "diverged": ({}, {}, News(step=2, steps=3, kind="DivergedError", message="loss nan"), 1, "loss nan"),
-    "unfit": ({}, {}, News(kind="UnfitError", message="node-7: clock"), 75, "node-7: clock"),
-    "stopped": ({"jobStatus": "STOPPED"}, {}, None, 1, "somebody ended the job"),
-    "submission": ({"reason": "SubmissionFailed", "jobStatus": ""}, {}, None, 75, "did not take the job"),
-    "unknown": (_log("RuntimeError: something else"), {}, None, 1, "something else"),
+    "xid": ("NVRM: Xid (PCI:0000:1b:00): 79, GPU has fallen off the bus.", {}, None, 75, "reported a fault"),
+    "gpu-memory": ("torch.OutOfMemoryError: CUDA out of memory.", {}, None, 1, "has too little memory"),
+    "user": ("", {}, News(kind="DataError", message="corpus: lacks its manifest"), 2, "corpus: lacks its manifest"),
+    "diverged": ("", {}, News(step=2, steps=3, kind="DivergedError", message="loss nan"), 1, "loss nan"),
+    "unfit": ("", {}, News(kind="UnfitError", message="node-7: clock"), 75, "node-7: clock"),
+    "unknown": ("RuntimeError: something else", {}, None, 1, "something else"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_failure_has_its_class(name: str, bench: Bench) -> None:
     """In the log, on the page beside the news, and as tags in MLflow."""
-    status, worker, news, code, words = CASES[name]
+    message, worker, news, code, words = CASES[name]
     launcher = bench.start("run-1")
     launcher.await_words("queued")
     if worker:
-        worker = disrupted(worker["disrupted"]) if "disrupted" in worker else worker  # which is as of now
-        bench.make_pod("worker", status=worker, labels=WORKER, node="gpu-1")
+        bench.place(disrupted(worker["disrupted"]) if "disrupted" in worker else worker)  # which is as of now
     if news is not None:
         bench.tell(news)
-    bench.set_status({**FAILED, **status})
+    bench.set_status(bench.operator.failed(message))
     assert launcher.code() == code, launcher.log.read_text("utf-8")
     assert launcher.said(words), launcher.log.read_text("utf-8")
     place, _, key = bench.job()["metadata"]["annotations"][NEWS].rpartition("/")
@@ -78,14 +68,26 @@ def _tags(tracking: Any, bench: Bench) -> Mapping[str, str]:  # noqa: ANN401 - o
     return found
 
 
+def test_an_operator_has_failures_of_its_own(bench: Bench) -> None:
+    for number, (name, (status, code)) in enumerate(bench.operator.own_failures().items()):
+        launcher = bench.start(f"run-{number}")
+        launcher.await_words("queued")
+        uri = bench.job()["metadata"]["annotations"][NEWS]
+        bench.set_status(status)
+        assert launcher.code() == code, launcher.log.read_text("utf-8")
+        place, _, key = uri.rpartition("/")
+        assert f"<strong>{name}</strong>" in open_store(place).get(key.replace(".json", ".html")).decode()
+        bench.end_jobs()
+
+
 def test_an_image_that_cannot_be_pulled_is_told_while_the_job_waits(bench: Bench) -> None:
     waiting = {
         "waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image registry.example.org/none:1"}
     }
     state = {"name": "ray", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
     bench.start("run-1").await_words("queued")
-    bench.make_pod("worker", status={"containerStatuses": [state]}, labels=WORKER, node="gpu-1")
-    bench.set_status({"jobDeploymentStatus": "Initializing", "rayClusterName": "c"})
+    bench.place({"containerStatuses": [state]})
+    bench.set_status(bench.operator.preparing())
     bench.started[0].await_words("Back-off pulling image")
 
 
@@ -94,8 +96,8 @@ def test_workers_without_a_machine_wait_in_a_queue(bench: Bench) -> None:
     launcher = bench.start("run-1")
     launcher.await_words("queued")
     unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
-    bench.make_pod("worker", status={"conditions": [unplaced]}, labels=WORKER)
-    bench.set_status({"jobDeploymentStatus": "Initializing", "rayClusterName": "c"})
+    bench.place({"conditions": [unplaced]}, node="")
+    bench.set_status(bench.operator.preparing())
     time.sleep(2 * SHORT_S)
     assert launcher.process.poll() is None
     assert not launcher.said("starting")
@@ -104,7 +106,7 @@ def test_workers_without_a_machine_wait_in_a_queue(bench: Bench) -> None:
 def test_what_machines_lost_is_made_again_and_what_the_user_got_wrong_is_not(bench: Bench) -> None:
     bench.start("run-1").await_words("queued")
     first = bench.job()["metadata"]
-    bench.set_status({**FAILED, **_log("NCCL communicator timed out")})
+    bench.set_status(bench.operator.failed("NCCL communicator timed out"))
     assert bench.started[0].code() == 75
     second = bench.start("run-1")
     second.await_words("queued")
@@ -114,7 +116,7 @@ def test_what_machines_lost_is_made_again_and_what_the_user_got_wrong_is_not(ben
     assert again["uid"] != first["uid"]
     assert again["annotations"][NEWS] != first["annotations"][NEWS]
     bench.tell(News(kind="RecipeError", message="stages: no"))
-    bench.set_status(FAILED)
+    bench.set_status(bench.operator.failed())
     assert second.code() == 2
     third = bench.start("run-1")
     assert third.code() == 2
