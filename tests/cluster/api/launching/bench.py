@@ -27,6 +27,7 @@ RECIPE = ROOT / "pipelines" / "recipes" / "tiny.toml"
 STAGE = "stage1_align"
 BUCKET = "training"
 ACCOUNT = "pipeline-runner"  # as KFP names it
+WORKER = "worker"  # name of its pod
 SHORT_S = 4  # of the deadlines
 
 
@@ -179,9 +180,9 @@ class Bench:
         """A worker has a machine, or waits for one where `node` is empty."""
         name = self.job()["metadata"]["name"]
         found = self.kubectl("get", "pods", f"--namespace={PIPELINES}", "--output=name")
-        if "pod/worker" in found:
+        if f"pod/{WORKER}" in found:
             return
-        self.make_pod("worker", status=status or {}, labels=self.operator.workers(name), node=node)
+        self.make_pod(WORKER, status=status or {}, labels=self.operator.workers(name), node=node)
 
     def make_pod(
         self, name: str, *, status: Mapping[str, Any], labels: Mapping[str, str], node: str = "",
@@ -201,8 +202,10 @@ class Bench:
             self.set_status(status, kind="pod", name=name)
 
     def end_jobs(self) -> None:
-        """Remove all of them."""
+        """Remove all of them, and the pod that stands for theirs."""
         self.kubectl("delete", self.operator.plural, "--all", f"--namespace={PIPELINES}", "--wait=true")
+        force = ("--ignore-not-found", "--force", "--grace-period=0")
+        self.kubectl("delete", "pod", WORKER, f"--namespace={PIPELINES}", *force)
 
     def clear(self) -> None:
         """End and remove everything that a test has left."""
