@@ -60,7 +60,17 @@ class ModelSettings(Settings):
     """The architecture and its words."""
 
     preset: Literal[
-        "tiny", "3b", "8b", "13b", "40b", "nvila-tiny", "nvila-8b", "nvila-lite-2b", "nvila-lite-8b", "nvila-lite-15b"
+        "tiny",
+        "3b",
+        "8b",
+        "13b",
+        "40b",
+        "nvila-tiny",
+        "nvila-8b",
+        "nvila-video-8b",
+        "nvila-lite-2b",
+        "nvila-lite-8b",
+        "nvila-lite-15b",
     ]
     """Published size, or one as small as `tiny`."""
     template: Literal["v1", "llama_3", "hermes-2", "qwen2"]

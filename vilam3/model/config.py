@@ -16,7 +16,17 @@ from vilam3.data.sample import Dialect
 from vilam3.errors import CheckpointError
 
 Preset = Literal[
-    "tiny", "3b", "8b", "13b", "40b", "nvila-tiny", "nvila-8b", "nvila-lite-2b", "nvila-lite-8b", "nvila-lite-15b"
+    "tiny",
+    "3b",
+    "8b",
+    "13b",
+    "40b",
+    "nvila-tiny",
+    "nvila-8b",
+    "nvila-video-8b",
+    "nvila-lite-2b",
+    "nvila-lite-8b",
+    "nvila-lite-15b",
 ]
 TemplateName = Literal["v1", "vicuna_v1", "llama_3", "hermes-2", "qwen2", "plain"]
 LlmFamily = Literal["llama", "qwen2"]
@@ -142,6 +152,8 @@ class VilaConfig:
         select_layer: Which entry of the tower's hidden states is used.
         projector: How patches become tokens.
         image_order: How the tokens of an image follow each other: VILA 1.5 goes down the columns, NVILA along the rows.
+        scales: How many scales of a picture the projector reads side by side. A picture taken whole has one, which stands
+            for all, as in NVILA's code where a prompt has several pictures.
         image_end: Text that follows every image of its own accord; NVILA's code puts a line break there.
         model_dtype: Type the weights are stored in, as ``torch.bfloat16``.
         template: Conversation template, or None where the published layout does not say.
@@ -153,6 +165,7 @@ class VilaConfig:
     select_layer: int = -2
     projector: ProjectorKind = "mlp_downsample"
     image_order: ImageOrder = "column"
+    scales: int = 1
     image_end: str = ""
     model_dtype: str = "torch.bfloat16"
     template: TemplateName | None = None
@@ -169,9 +182,14 @@ class VilaConfig:
         return MERGES[self.projector]
 
     @property
+    def read_size(self) -> int:
+        """Width of a patch as the projector reads it, all scales beside each other."""
+        return self.vision.hidden_size * self.scales
+
+    @property
     def merged_size(self) -> int:
         """Width of one merged vision token."""
-        return self.vision.hidden_size * self.merge**2
+        return self.read_size * self.merge**2
 
     @property
     def max_tokens(self) -> int:
@@ -209,7 +227,7 @@ class VilaConfig:
             "vision_tower_cfg": self.vision_json(),
             "mm_projector_cfg": self.projector_json(),
             "hidden_size": self.llm.hidden_size,
-            "mm_hidden_size": self.vision.hidden_size,
+            "mm_hidden_size": self.read_size,
             "mm_vision_select_feature": self.vision.select_feature,
             "mm_vision_select_layer": self.select_layer,
             "model_dtype": self.model_dtype,
@@ -221,11 +239,14 @@ class VilaConfig:
     def _later_json(self) -> dict[str, Any]:
         """What the published code writes since NVILA; it puts a line break behind images unless told otherwise."""
         ends = {} if self.image_end == LINE_BREAK else {"end_tokens": self.image_end or None}
+        side = self.vision.image_size
+        scales = {"s2_scales": ",".join(str(side * scale) for scale in range(1, self.scales + 1))}
         return {
             "chat_template": "qwen2" if self.template == "qwen2" else None,
-            "dynamic_s2": False,
+            "dynamic_s2": self.scales > 1,
             "image_encoder": {"_target_": IMAGE_ENCODER, **ends},
             "transformers_version": "4.46.0",
+            **(scales if self.scales > 1 else {}),
         }
 
     def llm_json(self) -> dict[str, Any]:

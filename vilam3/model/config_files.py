@@ -86,7 +86,7 @@ def parse_config(
     _check_pictures(root, stated)
     tower, llm_config = _vision(vision), _llm(llm)
     _check_feature(root, tower)
-    kind = _projector(projector)
+    kind, scales = _projector(projector), _scales(root)
     order = _image_order(root, own, stated, kind=kind, family=llm_config.family)
     template = stated.template or own.get("template")
     return VilaConfig(
@@ -95,6 +95,7 @@ def parse_config(
         select_layer=_select_layer(root.get("mm_vision_select_layer", -2), layers=tower.num_hidden_layers),
         projector=kind,
         image_order=order,
+        scales=scales,
         image_end=_image_end(root.get("image_encoder")) if order == "row" else "",
         model_dtype=root.get("model_dtype", "torch.float16"),
         template=template_name(template) if template else None,
@@ -110,20 +111,26 @@ def _check_root(root: Mapping[str, Any]) -> None:
 
 
 def _check_pictures(root: Mapping[str, Any], stated: Stated) -> None:
-    if root.get("dynamic_s2"):
-        raise CheckpointError(
-            f"config.json dynamic_s2={root['dynamic_s2']!r}: tiles of several scales are not supported, and "
-            "a projector that reads all scales at once fits no other use; take a base of one scale, as NVILA-Lite is"
-        )
     mode = stated.images or root.get("image_aspect_ratio", "resize")
-    if mode == "dynamic":
+    if mode in {"dynamic", "dynamic_s2"}:
         raise CheckpointError(
-            "config.json image_aspect_ratio='dynamic': tiles are not supported; to take each picture whole, as the "
+            f"config.json image_aspect_ratio={mode!r}: tiles are not supported; to take each picture whole, as the "
             "published code does where a prompt has several, write it anew by `vilam3 model convert DIR --out NEW "
             "--images resize`"
         )
     if mode != "resize":
         raise CheckpointError(f"config.json image_aspect_ratio={mode!r}: only 'resize' is supported by this model")
+
+
+def _scales(root: Mapping[str, Any]) -> int:
+    """How many scales the projector reads; the published code writes their sides as text or as a list."""
+    if not root.get("dynamic_s2"):
+        return 1
+    sides = root.get("s2_scales")
+    listed = sides.split(",") if isinstance(sides, str) else sides
+    if not isinstance(listed, list) or not listed or not all(str(side).strip().isdigit() for side in listed):
+        raise CheckpointError(f"config.json s2_scales={sides!r}: must list the sides of dynamic_s2, as 448,896,1344")
+    return len(listed)
 
 
 def _check_feature(root: Mapping[str, Any], tower: TowerConfig) -> None:

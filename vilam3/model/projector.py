@@ -5,7 +5,7 @@ The mathematics of ``mlp_downsample`` in VILA 1.5 (NVlabs/VILA 355fda9) and of `
 in rows, under the same name: weights of the one do not work with the other.
 
 Legend: N images, G patch grid side, M patches along a block's side, B blocks per side (G padded to a multiple of M),
-C vision width, H LLM width.
+C vision width, S scales that are read beside each other, H LLM width.
 """
 
 import torch
@@ -46,7 +46,8 @@ class Projector(nn.Module):
     def __init__(self, config: VilaConfig) -> None:
         """Build it for `config`."""
         super().__init__()
-        hidden, merged, between = config.llm.hidden_size, config.merged_size, config.vision.hidden_size * 3
+        hidden, merged, between = config.llm.hidden_size, config.merged_size, config.read_size * 3
+        self.scales = config.scales
         block = DownSampleBlock(merge=config.merge, order=config.image_order)
         if config.projector == "mlp_downsample_3x3_fix":
             self.layers = nn.Sequential(
@@ -70,5 +71,6 @@ class Projector(nn.Module):
 
     def forward(self, patches_NPC: Tensor) -> Tensor:
         """(N, G*G, C) -> (N, B*B, H)."""
-        tokens: torch.Tensor = self.layers(patches_NPC)
+        every_NPX = patches_NPC.repeat(1, 1, self.scales) if self.scales > 1 else patches_NPC  # X is S*C
+        tokens: torch.Tensor = self.layers(every_NPX)
         return tokens

@@ -117,6 +117,6 @@ def _projector_matrices(config: VilaConfig) -> list[tuple[int, int]]:
     """Widths that enter and leave each matrix."""
     merged, hidden = config.merged_size, config.llm.hidden_size
     if config.projector == "mlp_downsample_3x3_fix":
-        between = 3 * config.vision.hidden_size
+        between = 3 * config.read_size
         return [(merged, between), (between, hidden), (hidden, hidden)]
     return [(merged, hidden), (hidden, hidden)]

@@ -47,8 +47,8 @@ def image_token_id(tokenizer: PieceTokenizer) -> int | None:
 
 def _refuse_what_vllm_lacks(config: VilaConfig, *, where: Path) -> None:
     """The plug-in is the network of VILA 1.5 with SigLIP and Llama; others run on vilam3's own engine."""
-    found = (config.llm.family, config.vision.model_type, config.projector, config.image_order, config.image_end)
-    if found != ("llama", VisionConfig.model_type, "mlp_downsample", "column", ""):
+    parts = (config.llm.family, config.vision.model_type, config.projector)
+    if (*parts, config.image_order, config.scales) != ("llama", VisionConfig.model_type, "mlp_downsample", "column", 1):
         raise CheckpointError(
             f"{where}: a {config.llm.family} language model behind a {config.vision.model_type} tower and "
             f"{config.projector} in order of {config.image_order}s is not served by vLLM; serve it with --engine torch"

@@ -45,7 +45,7 @@ def qwen2() -> PieceTokenizer:
     return train_tiny(TEXTS * 5, vocab_size=420, markers="qwen2", chat_template=template("qwen2").jinja)
 
 
-def _config(projector: ProjectorKind, *, tied: bool = False) -> VilaConfig:
+def _config(projector: ProjectorKind, *, tied: bool = False, scales: int = 1) -> VilaConfig:
     """4x4 patches: 4 tokens of 2x2, and padded to 4 of 3x3."""
     return VilaConfig(
         vision=VisionConfig(
@@ -72,6 +72,7 @@ def _config(projector: ProjectorKind, *, tied: bool = False) -> VilaConfig:
         ),
         projector=projector,
         image_order="row",
+        scales=scales,
         image_end="\n",
         template="qwen2",
         prompt_dialect="training",
@@ -90,9 +91,14 @@ def _made(config: VilaConfig, tokenizer: PieceTokenizer) -> Loaded:
     return made
 
 
-@pytest.fixture(scope="module", params=["mlp_downsample", "mlp_downsample_2x2_fix", "mlp_downsample_3x3_fix"])
+@pytest.fixture(
+    scope="module",
+    params=[("mlp_downsample", 3), ("mlp_downsample_2x2_fix", 1), ("mlp_downsample_3x3_fix", 1)],
+    ids=["NVILA", "NVILA-Video", "NVILA-Lite"],
+)
 def nvila(request: pytest.FixtureRequest, qwen2: PieceTokenizer) -> Loaded:
-    return _made(_config(request.param), qwen2)
+    projector, scales = request.param
+    return _made(_config(projector, scales=scales), qwen2)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +257,8 @@ def test_what_its_files_leave_open_is_refused_until_it_is_stated(one: Loaded, sa
 
 REFUSED: list[tuple[str, Edit, str]] = [
     ("tiles", lambda root: root.update(image_aspect_ratio="dynamic"), "--images resize"),
-    ("scales", lambda root: root.update(dynamic_s2=True), "tiles of several scales are not supported"),
+    ("tiles of scales", lambda root: root.update(image_aspect_ratio="dynamic_s2"), "--images resize"),
+    ("scales", lambda root: root.update(dynamic_s2=True, s2_scales="448,x"), "must list the sides of dynamic_s2"),
     ("ps3", lambda root: root.update(ps3=True), "ps3=True: only False"),
     ("start", lambda root: root["image_encoder"].update(start_tokens="a"), "none for start_tokens"),
     ("encoder", lambda root: root.update(image_encoder='{"_target_": "other"}'), "only llava.model.encoders"),
@@ -285,6 +292,29 @@ def test_a_base_in_tiles_is_used_whole_once_that_is_stated(one: Loaded, tmp_path
     tiled = _edited(tmp_path / "model", lambda root: root.update(image_aspect_ratio="dynamic"), lambda _: None)
     convert(tiled, tmp_path / "whole", layout="folders", stated=Stated(images="resize"))
     assert load(tmp_path / "whole").config == replace(one.config, model_dtype="torch.float32")
+
+
+@pytest.mark.parametrize("sides", ["56,112,168", [56, 112, 168]])
+def test_one_scale_stands_for_those_that_the_projector_reads(
+    qwen2: PieceTokenizer, pictures: tuple[Image.Image, ...], tmp_path: Path, sides: object
+) -> None:
+    """As the published code has it for a picture without tiles: its features once for every scale, side by side."""
+    made = _made(_config("mlp_downsample", scales=3), qwen2)
+    save(made, tmp_path / "model")
+    published = _edited(
+        tmp_path / "model", lambda root: root.update(image_aspect_ratio="dynamic_s2", s2_scales=sides), lambda _: None
+    )
+    loaded = load(published, stated=Stated(images="resize"))
+    assert (loaded.config.scales, loaded.config.merged_size) == (3, 4 * 3 * 16)
+    pixels = pixels_NCHW(pictures[:1], loaded.config)
+    with torch.no_grad():
+        patches = loaded.model.vision_tower(pixels)
+        tokens = loaded.model.mm_projector.layers(torch.cat([patches, patches, patches], dim=-1))
+        assert torch.equal(loaded.model.encode_images(pixels), tokens)
+    convert(published, tmp_path / "whole", layout="folders", stated=Stated(images="resize"))
+    root = json.loads((tmp_path / "whole/config.json").read_text())
+    assert (root["dynamic_s2"], root["image_aspect_ratio"], root["mm_hidden_size"]) == (True, "resize", 48)
+    assert load(tmp_path / "whole").config.scales == 3
 
 
 def test_a_template_that_is_not_known_is_not_guessed(one: Loaded, tmp_path: Path) -> None:
@@ -385,7 +415,8 @@ def _by_merges(tokenizer: PieceTokenizer, model: dict[str, Any]) -> PieceTokeniz
 @pytest.mark.parametrize(
     ("name", "tokens", "hidden", "projector"),
     [
-        ("nvila-8b", 256, 3584, "mlp_downsample_2x2_fix"),
+        ("nvila-8b", 256, 3584, "mlp_downsample"),
+        ("nvila-video-8b", 256, 3584, "mlp_downsample_2x2_fix"),
         ("nvila-lite-2b", 121, 1536, "mlp_downsample_3x3_fix"),
         ("nvila-lite-8b", 121, 3584, "mlp_downsample_3x3_fix"),
         ("nvila-lite-15b", 121, 5120, "mlp_downsample_3x3_fix"),
