@@ -152,8 +152,8 @@ class VilaConfig:
         select_layer: Which entry of the tower's hidden states is used.
         projector: How patches become tokens.
         image_order: How the tokens of an image follow each other: VILA 1.5 goes down the columns, NVILA along the rows.
-        scales: How many scales of a picture the projector reads side by side. A picture taken whole has one, which stands
-            for all, as in NVILA's code where a prompt has several pictures.
+        scales: How many scales of a picture the projector reads side by side. A picture taken whole has one, which
+            stands for all, as in NVILA's code where a prompt has several pictures.
         image_end: Text that follows every image of its own accord; NVILA's code puts a line break there.
         model_dtype: Type the weights are stored in, as ``torch.bfloat16``.
         template: Conversation template, or None where the published layout does not say.

@@ -307,6 +307,7 @@ def test_one_scale_stands_for_those_that_the_projector_reads(
     loaded = load(published, stated=Stated(images="resize"))
     assert (loaded.config.scales, loaded.config.merged_size) == (3, 4 * 3 * 16)
     pixels = pixels_NCHW(pictures[:1], loaded.config)
+    assert pixels is not None
     with torch.no_grad():
         patches = loaded.model.vision_tower(pixels)
         tokens = loaded.model.mm_projector.layers(torch.cat([patches, patches, patches], dim=-1))
