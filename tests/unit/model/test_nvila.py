@@ -14,6 +14,7 @@ from jinja2 import Environment
 from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from vilam3.cli.main import main
 from vilam3.data.sample import Turn
 from vilam3.dialogue.messages import Message, Sampling
 from vilam3.errors import CheckpointError
@@ -292,6 +293,27 @@ def test_a_base_in_tiles_is_used_whole_once_that_is_stated(one: Loaded, tmp_path
     tiled = _edited(tmp_path / "model", lambda root: root.update(image_aspect_ratio="dynamic"), lambda _: None)
     convert(tiled, tmp_path / "whole", layout="folders", stated=Stated(images="resize"))
     assert load(tmp_path / "whole").config == replace(one.config, model_dtype="torch.float32")
+
+
+def _as_a_tiled_one_of_unknown_order(root: dict[str, Any]) -> None:
+    root.update(image_aspect_ratio="dynamic")
+    for key in (*LATER, "vilam3"):
+        del root[key]
+
+
+def test_the_verbs_take_what_is_known_and_say_what_was_read(
+    one: Loaded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(one, tmp_path / "model")
+    path = str(_edited(tmp_path / "model", _as_a_tiled_one_of_unknown_order, lambda _: None))
+    assert main(["model", "inspect", path]) == 2
+    assert "--images resize" in capsys.readouterr().err
+    words = ("--images", "resize", "--image-order", "row", "--template", "qwen2")
+    assert main(["model", "convert", path, "--out", str(tmp_path / "base"), *words]) == 0
+    assert main(["model", "inspect", str(tmp_path / "base")]) == 0
+    printed = capsys.readouterr().out
+    for fact in ("Qwen2, 2 layers", "mlp_downsample, 64 to 32", "row by row, then '\\n'", "template        qwen2"):
+        assert fact in printed
 
 
 @pytest.mark.parametrize("sides", ["56,112,168", [56, 112, 168]])
