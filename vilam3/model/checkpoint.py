@@ -124,7 +124,8 @@ def load(
     if verify:
         verify_digests(path)
     config = read_config(path, stated=stated)
-    tokenizer = load_tokenizer(path / "llm" if layout == "folders" else path).with_image_end(config.image_end)
+    tokenizer = load_tokenizer(path / "llm" if layout == "folders" else path)
+    tokenizer = tokenizer.fitting(config.llm.vocab_size).with_image_end(config.image_end)
     style = choose_template(config, tokenizer, name=template)
     if len(tokenizer) > config.llm.vocab_size:
         raise CheckpointError(

@@ -33,6 +33,8 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+# NVILA's code adds these as it loads a tokenizer, and may leave them in its files; its embedding need not hold them.
+MEDIA_MARKERS = frozenset({"<vila/sentinel>", "<image>", "<vila/video>"})
 NO_TEXT: Span = (-1, -1)  # of a token that no text made and nobody learns
 ROLE_WEIGHT = 1000  # texts beyond any rare word, so that the roles are merged first
 
@@ -103,6 +105,17 @@ class PieceTokenizer:
     def with_image_end(self, text: str) -> "PieceTokenizer":
         """The same, with the ids of `text` behind every image."""
         return replace(self, image_end=tuple(self.backend.encode(text)[0]) if text else ())
+
+    def fitting(self, num_embeddings: int) -> "PieceTokenizer":
+        """The same without the last media markers, where a network has no embeddings for them; text makes none then."""
+        if len(self) <= num_embeddings or "tokenizer.json" not in self.files:
+            return self
+        table = json.loads(self.files["tokenizer.json"])
+        beyond = {token["content"] for token in table["added_tokens"] if token["id"] >= num_embeddings}
+        if not beyond <= MEDIA_MARKERS:
+            return self
+        table["added_tokens"] = [token for token in table["added_tokens"] if token["id"] < num_embeddings]
+        return replace(self, backend=FastBackend(Tokenizer.from_str(json.dumps(table))))
 
     def encode_pieces(self, text: str) -> Pieces:
         """Tokenize around each ``<image>``; only the first piece keeps the begin token."""

@@ -28,6 +28,7 @@ from vilam3.model.engine import TorchEngine
 from vilam3.model.images import pixels_NCHW
 from vilam3.model.inspect import inspect
 from vilam3.model.tokenizer import PieceTokenizer, from_files, train_tiny
+from vilam3.model.vila import Vila
 
 TOLERANCE = 1e-4
 TEXTS = ("Is there a hepatic tumor in this CT image? yes no", "You are a helpful assistant. 1234 élan\n\nnaïve")
@@ -293,6 +294,20 @@ def test_a_base_in_tiles_is_used_whole_once_that_is_stated(one: Loaded, tmp_path
     tiled = _edited(tmp_path / "model", lambda root: root.update(image_aspect_ratio="dynamic"), lambda _: None)
     convert(tiled, tmp_path / "whole", layout="folders", stated=Stated(images="resize"))
     assert load(tmp_path / "whole").config == replace(one.config, model_dtype="torch.float32")
+
+
+def test_markers_of_media_without_an_embedding_are_ordinary_text(qwen2: PieceTokenizer, tmp_path: Path) -> None:
+    """The published code adds them to a tokenizer after the embedding has got its size; ids before them stay."""
+    size = len(qwen2) - 3
+    config = _config("mlp_downsample").with_vocabulary(size, bos=None, eos=qwen2.eos_id, pad=qwen2.pad_id)
+    save(Loaded(model=Vila(config), tokenizer=qwen2, config=config, template=template("qwen2")), tmp_path / "model")
+    tokenizer = load(tmp_path / "model").tokenizer
+    text = "<|im_start|>user\nIs <vila/video> there a tumor?<|im_end|>"
+    assert len(tokenizer) == size
+    assert max(tokenizer.encode_with_images(text)) < size <= max(qwen2.encode_with_images(text))
+    assert tokenizer.decode(tokenizer.encode_with_images("<vila/video>")) == "<vila/video>"
+    assert tokenizer.encode_with_images("tumor<|im_end|>") == qwen2.encode_with_images("tumor<|im_end|>")
+    assert tokenizer.files == qwen2.files
 
 
 def _as_a_tiled_one_of_unknown_order(root: dict[str, Any]) -> None:
