@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from vilam3.errors import ArtifactError, NotFoundError, OutOfReachError, UserErr
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 CONNECT_S, READ_S, ATTEMPTS = 5, 60, 4
 SERVER_FAULT = 500
 
@@ -44,6 +46,17 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def put_new(self, key: str, content: bytes) -> bool:
+        """Write an object unless there is one of that key; returns whether this call wrote it.
+
+        Not every S3 server does this in one step: of two calls at the same time both may be told yes, and the later
+        one's bytes stay. Where that matters see `vilam3.intake.turn`.
+
+        Raises:
+            ArtifactError: the store refuses or is out of reach.
+        """
+        ...
+
     def get(self, key: str) -> bytes:
         """The bytes of an object.
 
@@ -58,6 +71,22 @@ class ObjectStore(Protocol):
 
         Raises:
             NotFoundError: there is none of that key.
+            ArtifactError: the store refuses or is out of reach.
+        """
+        ...
+
+    def entry(self, key: str) -> Entry | None:
+        """Size and time of an object, or None where there is none of that key.
+
+        Raises:
+            ArtifactError: the store refuses or is out of reach.
+        """
+        ...
+
+    def folders(self) -> list[str]:
+        """Names of the folders directly below the store's own, in order.
+
+        Raises:
             ArtifactError: the store refuses or is out of reach.
         """
         ...
@@ -114,6 +143,23 @@ class FolderStore:
                 shutil.copyfile(content, partial)
             os.utime(partial, ns=(time.time_ns(),) * 2)  # the kernel's own stamps may be milliseconds old
 
+    def put_new(self, key: str, content: bytes) -> bool:
+        """See `ObjectStore.put_new`; here it is one step, whoever else tries."""
+        path = self._path(key)
+        with self._translated():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+            partial = Path(name)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(content)
+                path.hardlink_to(partial)
+            except FileExistsError:
+                return False
+            finally:
+                partial.unlink(missing_ok=True)
+        return True
+
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
         with self._translated():
@@ -123,6 +169,20 @@ class FolderStore:
         """See `ObjectStore.save`."""
         with self._translated():
             shutil.copyfile(self._path(key), path)
+
+    def entry(self, key: str) -> Entry | None:
+        """See `ObjectStore.entry`."""
+        try:
+            with self._translated():
+                stat = self._path(key).stat()
+        except NotFoundError:
+            return None
+        return Entry(key=key, num_bytes=stat.st_size, modified_s=stat.st_mtime_ns / 1e9)
+
+    def folders(self) -> list[str]:
+        """See `ObjectStore.folders`."""
+        with self._translated():
+            return sorted(path.name for path in self._root.iterdir() if path.is_dir())
 
     def copy(self, source: str, target: str) -> None:
         """See `ObjectStore.copy`."""
@@ -181,6 +241,19 @@ class S3Store:
             else:
                 self._s3.upload_file(str(content), **self._named(key))
 
+    def put_new(self, key: str, content: bytes) -> bool:
+        """See `ObjectStore.put_new`."""
+        from botocore.exceptions import ClientError  # noqa: PLC0415 - loaded by now
+
+        with self._translated():
+            try:
+                self._s3.put_object(**self._named(key), Body=content, IfNoneMatch="*")
+            except ClientError as error:
+                if str(error.response.get("Error", {}).get("Code", "")) in TAKEN:
+                    return False
+                raise
+        return True
+
     def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
         with self._translated():
@@ -192,17 +265,31 @@ class S3Store:
         with self._translated():
             self._s3.download_file(**self._named(key), Filename=str(path))
 
+    def entry(self, key: str) -> Entry | None:
+        """See `ObjectStore.entry`."""
+        try:
+            with self._translated():
+                found = self._s3.head_object(**self._named(key))
+        except NotFoundError:
+            return None
+        return Entry(key=key, num_bytes=int(found["ContentLength"]), modified_s=found["LastModified"].timestamp())
+
+    def folders(self) -> list[str]:
+        """See `ObjectStore.folders`."""
+        pages = self._s3.get_paginator("list_objects_v2")
+        with self._translated():
+            told = pages.paginate(Bucket=self._bucket, Prefix=self._prefix, Delimiter="/")
+            found = [one["Prefix"] for page in told for one in page.get("CommonPrefixes", ())]
+        return sorted(name.removeprefix(self._prefix).rstrip("/") for name in found)
+
     def size(self, key: str) -> int | None:
         """Bytes of an object, or None where there is none of that key.
 
         Raises:
             ArtifactError: the store refuses or is out of reach.
         """
-        try:
-            with self._translated():
-                return int(self._s3.head_object(**self._named(key))["ContentLength"])
-        except NotFoundError:
-            return None
+        found = self.entry(key)
+        return None if found is None else found.num_bytes
 
     def copy(self, source: str, target: str) -> None:
         """See `ObjectStore.copy`."""

@@ -99,7 +99,7 @@ class Recipe(Settings):
 
 
 def load(paths: Sequence[Path]) -> Recipe:
-    """Read TOML files, compose them left to right and check the result.
+    """Read TOML files, or the JSON in which runs keep their recipe, compose them left to right and check the result.
 
     Tables merge key by key; every other value of a later file replaces the earlier one.
 
@@ -166,9 +166,19 @@ def _read(path: Path) -> Table:
 
 def _parsed(text: str, path: Path) -> Table:
     try:
-        return tomllib.loads(text)
+        return _resolved_table(text) if path.suffix == ".json" else tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"recipe {path}: not valid TOML: {error}; mend that line") from error
+    except ValueError as error:
+        raise RecipeError(f"recipe {path}: not a JSON object ({error}); give a recipe as a run keeps it") from error
+
+
+def _resolved_table(text: str) -> Table:
+    """A resolved recipe, as runs keep theirs."""
+    table = json.loads(text)
+    if not isinstance(table, dict):
+        raise ValueError(type(table).__name__)  # noqa: TRY004 - as other texts that are no recipe
+    return table
 
 
 def _merge(into: Table, table: Table, *, origins: Origins, path: Path, prefix: KeyPath = ()) -> None:

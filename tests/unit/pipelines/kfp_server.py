@@ -1,11 +1,16 @@
-"""As much of a Kubeflow Pipelines server as publishing needs, over HTTP: it keeps what it is given."""
+"""As much of a Kubeflow Pipelines server as publishing and starting runs need, over HTTP: it keeps what it is given."""
 
 import json
 import re
+import time
+import uuid
 from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
+import yaml
+
+CLOCK = "%Y-%m-%dT%H:%M:%SZ"
 ROOT = "/apis/v2beta1"
 
 
@@ -19,6 +24,9 @@ class Kept:
         self.experiments: dict[str, str] = {}
         self.schedules: dict[str, dict[str, Any]] = {}
         self.calls: list[str] = []
+        self.specs: dict[str, Any] = {}  # of versions, by name
+        self.runs: list[dict[str, Any]] = []
+        self.lost_answers = 0  # so many runs are made and never answered for
 
     def add(self, names: dict[str, str], name: str) -> str:
         """Keep a name under a new id."""
@@ -41,11 +49,15 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"multi_user": False})
         elif found := re.fullmatch(r"/pipelines/([^/]+)/versions", path):
             names = self.kept.versions[found[1]]
-            self._answer({"pipeline_versions": [{"pipeline_version_id": name, "display_name": name} for name in names]})
+            newest_first = reversed(names) if query.get("sort_by") == "created_at desc" else names
+            self._answer({"pipeline_versions": [self._version(found[1], name) for name in newest_first]})
         elif path == "/pipelines":
             self._list("pipelines", "pipeline_id", self.kept.pipelines, query)
         elif path == "/experiments":
             self._list("experiments", "experiment_id", self.kept.experiments, query)
+        elif path == "/runs":
+            wanted = _named(query)
+            self._answer({"runs": [run for run in self.kept.runs if wanted in {None, run["display_name"]}]})
         else:
             runs = [{"recurring_run_id": key, **value} for key, value in self.kept.schedules.items()]
             self._answer({"recurringRuns": runs})
@@ -64,15 +76,33 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/pipelines/upload_version":
             assert b"pipelineInfo" in body
             self.kept.versions[query["pipelineid"]].append(query["name"])
+            uploaded = body.split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
+            self.kept.specs[query["name"]] = next(iter(yaml.safe_load_all(uploaded)))
             self._answer({"pipeline_version_id": query["name"]})
         elif path == "/experiments":
             name = json.loads(body)["display_name"]
             self._answer({"experiment_id": self.kept.add(self.kept.experiments, name), "display_name": name})
+        elif path == "/runs":
+            self._start(json.loads(body))
         else:
             given = json.loads(body)
             identity = f"run-{len(self.kept.calls)}"
             self.kept.schedules[identity] = given
             self._answer({"recurring_run_id": identity, "display_name": given["display_name"]})
+
+    def _start(self, given: dict[str, Any]) -> None:
+        """A run; names need not differ, as on the real server."""
+        made = {**given, "run_id": f"run-{uuid.uuid4()}", "state": "PENDING", "created_at": time.strftime(CLOCK)}
+        self.kept.runs.append(made)
+        if self.kept.lost_answers:
+            self.kept.lost_answers -= 1
+            self.close_connection = True
+            return
+        self._answer(made)
+
+    def _version(self, pipeline: str, name: str) -> dict[str, Any]:
+        told = {"pipeline_id": pipeline, "pipeline_version_id": name, "display_name": name}
+        return {**told, "pipeline_spec": self.kept.specs.get(name, {})}
 
     def do_DELETE(self) -> None:
         """A schedule to forget."""
@@ -80,10 +110,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer({})
 
     def _list(self, name: str, key: str, names: dict[str, str], query: dict[str, str]) -> None:
-        wanted = None
-        if "filter" in query:
-            predicate = json.loads(query["filter"])["predicates"][0]
-            wanted = predicate.get("stringValue", predicate.get("string_value"))
+        wanted = _named(query)
         found = [{key: one, "display_name": told} for one, told in names.items() if wanted in {None, told}]
         self._answer({name: found})
 
@@ -97,3 +124,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+def _named(query: dict[str, str]) -> str | None:
+    """The display name that a filter asks for."""
+    if "filter" not in query:
+        return None
+    predicate = json.loads(query["filter"])["predicates"][0]
+    wanted: str | None = predicate.get("stringValue", predicate.get("string_value"))
+    return wanted

@@ -1,0 +1,141 @@
+"""Digests of corpora and checkpoints, from what their own manifests state: nothing large is read."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from vilam3.errors import CheckpointError, DataError, NotFoundError, UserError
+from vilam3.intake.event import Digests, Event, Places
+from vilam3.model.digests import DIGESTS
+from vilam3.objects import open_store
+from vilam3.train.record import digest_of
+
+CORPUS = "corpus.json"
+MODEL = re.compile(r"models:/+(?P<name>[^/@]+)@(?P<alias>[^/@]+)")
+REMOTE = ("s3://", "models:/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What an event's places hold now.
+
+    Attributes:
+        digests: Of their content.
+        places: The same, with a model of the tracking store put as the place of its weights.
+        samples: By data set, as the corpus states; empty where it does not.
+    """
+
+    digests: Digests
+    places: Places
+    samples: Mapping[str, int]
+
+
+def look(event: Event) -> Seen:
+    """Read the manifests of an event's places.
+
+    Raises:
+        RecipeError: the recipe is none.
+        DataError: there is no corpus.
+        CheckpointError: there is no checkpoint.
+        UserError: a place is not understood.
+        ArtifactError: the store refuses or is out of reach.
+        TrackingError: likewise the tracking store.
+    """
+    recipe = event.resolved().digest
+    base, digest = _base(event.places.base_checkpoint)
+    manifest = _manifest(event.places.corpus)
+    stated = manifest.get("digest")
+    data = stated if isinstance(stated, str) and stated else _listed(event.places.corpus)
+    samples = manifest.get("samples")
+    return Seen(
+        digests=Digests(data=data, recipe=recipe, base=digest),
+        places=event.places.model_copy(update={"base_checkpoint": base}),
+        samples={name: int(count) for name, count in samples.items()} if isinstance(samples, dict) else {},
+    )
+
+
+def check_remote(places: Mapping[str, str]) -> None:
+    """Let callers from elsewhere name only what a store holds, and no file of the machine that answers.
+
+    Raises:
+        UserError: a place is none of these.
+    """
+    for name, place in places.items():
+        if not place.startswith(REMOTE):
+            raise UserError(f"{name}: must be in the object store; write s3://bucket/folder")
+
+
+def _manifest(corpus: str) -> Mapping[str, Any]:
+    try:
+        manifest = json.loads(_read(corpus, CORPUS))
+    except NotFoundError as error:
+        raise DataError(f"corpus {corpus}: there is no {CORPUS} in it; give the folder of a prepared corpus") from error
+    except ValueError as error:
+        raise DataError(f"corpus {corpus}: its {CORPUS} is damaged; prepare the corpus again") from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"corpus {corpus}: its {CORPUS} is no manifest; prepare the corpus again")
+    return manifest
+
+
+def _base(place: str) -> tuple[str, str]:
+    """Where the weights are, and their digest."""
+    if place.startswith("models:/"):
+        return _registered(place)
+    try:
+        return place, hashlib.sha256(_read(place, DIGESTS)).hexdigest()
+    except NotFoundError:  # a published one carries none
+        return place, _listed(place)
+
+
+def _registered(uri: str) -> tuple[str, str]:
+    from vilam3.settings import TrackingSettings  # noqa: PLC0415 - mlflow takes seconds to import
+    from vilam3.tracking import connect  # noqa: PLC0415 - likewise
+    from vilam3.workplace import runs_folder  # noqa: PLC0415 - likewise
+
+    found = MODEL.fullmatch(uri)
+    if found is None:
+        raise CheckpointError(f"base {uri}: not understood; write models:/name@alias, or the place of the weights")
+    tracking = connect(experiment=TrackingSettings().experiment, registered_model=found["name"], runs=runs_folder())
+    version = tracking.by_alias(found["alias"])
+    if version is None:
+        raise NotFoundError(f"base {uri}: no version has this alias; give it to one, or name the place of the weights")
+    return version.source, version.digest
+
+
+def _listed(place: str) -> str:
+    """Of what states no digest: names, sizes and times of all files, so that no change goes unnoticed."""
+    folder = _folder(place)
+    if folder is not None:
+        files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+        told = [(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime) for path, stat in files]
+    else:
+        parts = urlsplit(place)
+        above, _, name = parts.path.strip("/").rpartition("/")
+        entries = open_store(f"{parts.scheme}://{parts.netloc}/{above}").entries(name or "none")
+        told = sorted((one.key, one.num_bytes, one.modified_s) for one in entries)
+    if not told:
+        raise CheckpointError(f"{place}: nothing is there; check the bucket and the path")
+    return digest_of({"files": told})
+
+
+def _read(place: str, name: str) -> bytes:
+    folder = _folder(place)
+    if folder is None:
+        return open_store(place).get(name)
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise NotFoundError(f"{folder / name}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _folder(place: str) -> Path | None:
+    """Where the place is on this machine; None where it is in S3."""
+    if "://" not in place:
+        return Path(place)
+    parts = urlsplit(place)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
