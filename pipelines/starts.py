@@ -20,9 +20,11 @@ from vilam3.intake.event import Digests, Event, Run, State
 START_TIMEOUT_S = 25.0  # less than half of a turn's lease: who waits longer does not know whether it has started
 POLL_S = 0.05
 PROCESS = "process.json"
-# The run notes itself, so that it is found even if whoever started it is killed at once; exec keeps its time of birth.
+# The run leaves its parent, and notes itself, so that it is found whatever becomes of who started it; exec keeps its
+# time of birth.
 NOTED = (
-    "import json, os, psutil, sys; me = psutil.Process(); partial = sys.argv[1] + '.partial'; "
+    "import json, os, psutil, sys; os.fork() and os._exit(0); me = psutil.Process(); "
+    "partial = sys.argv[1] + '.partial'; "
     "open(partial, 'w').write(json.dumps({'pid': me.pid, 'began_s': me.create_time()})); "
     "os.replace(partial, sys.argv[1]); os.execv(sys.executable, [sys.executable, '-m', 'vilam3', *sys.argv[2:]])"
 )
@@ -130,12 +132,13 @@ class HereStarts:
         for option, place in event.places.model_dump().items():
             words += [f"--{option.replace('_', '-')}", place]
         with (folder / "summary.json").open("wb") as told, (folder / "log").open("ab") as log:
-            subprocess.Popen(  # noqa: S603 - ourselves
+            subprocess.run(  # noqa: S603 - ourselves
                 [sys.executable, "-c", NOTED, str(folder / PROCESS), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=told,
                 stderr=log,
                 start_new_session=True,
+                check=True,
             )
         return self._begun(name)
 

@@ -104,7 +104,7 @@ def _registered(uri: str) -> tuple[str, str]:
     version = tracking.by_alias(found["alias"])
     if version is None:
         raise NotFoundError(f"base {uri}: no version has this alias; give it to one, or name the place of the weights")
-    return version.source, version.digest
+    return version.source, version.digest or _base(version.source)[1]
 
 
 def _listed(place: str) -> str:

@@ -110,24 +110,30 @@ class Intake:
 
     def _admitted(self, case: _Case) -> Answer:
         """Look at the rules without a turn first, so that a hundred events that must wait do not queue for turns."""
-        if self._starts_nothing(case) and (held := self._hold(case)) is not None:
+        if self._lacks_run(case) and (held := self._hold(case)) is not None:
             return self._told(case, "held", held.reason, hold=held)
         try:
-            with self._turns.taken() as turn:
-                return self._decided(replace(case, record=self._records.record(case.key)), turn)
+            with self._turns.taken(needless=lambda: not self._lacks_run(self._reread(case))) as turn:
+                return self._decided(self._reread(case), turn)
         except (BusyError, SupersededError) as error:
             return self._told(case, "held", f"{error}; the event is kept and taken up later")
 
-    def _starts_nothing(self, case: _Case) -> bool:
+    def _reread(self, case: _Case) -> _Case:
+        """With what the records say now."""
+        return replace(case, record=self._records.record(case.key))
+
+    def _lacks_run(self, case: _Case) -> bool:
         """Whether no run of this event is there yet, as far as the records know."""
         return case.record is None or len(case.record.attempts) < case.asked.attempt
 
-    def _decided(self, case: _Case, turn: Held) -> Answer:
-        """What is done while nobody else does anything."""
-        if not self._starts_nothing(case):
+    def _decided(self, case: _Case, turn: Held | None) -> Answer:
+        """What is done while nobody else does anything, or where another has done it."""
+        if not self._lacks_run(case):
             assert case.record is not None
-            self._records.settle(case.key, case.record)
+            if turn:
+                self._records.settle(case.key, case.record)
             return self._already(case, case.record)
+        assert turn is not None
         name = run_name(case.asked.event.pipeline, case.key, attempt=case.asked.attempt)
         found = self._starts.find(name)
         if found is not None:

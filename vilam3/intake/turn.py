@@ -14,7 +14,7 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -26,7 +26,7 @@ from vilam3.settings import Settings
 FOLDER = "turn"
 DIGITS = 8
 KEPT = 8  # older turns are removed by the holder
-POLL_S = (0.05, 0.25)
+POLL_S = (0.1, 0.4)
 
 
 class Ticket(Settings):
@@ -82,8 +82,8 @@ class Turns:
         self._settle_s = 0.0 if isinstance(store, FolderStore) else times.settle_s
 
     @contextlib.contextmanager
-    def taken(self) -> Iterator[Held]:
-        """Hold the turn for a block.
+    def taken(self, *, needless: Callable[[], bool] = lambda: False) -> Iterator[Held | None]:
+        """Hold the turn for a block; None where it became needless while others held it.
 
         Raises:
             BusyError: others held it all the time.
@@ -91,6 +91,9 @@ class Turns:
         """
         end = time.monotonic() + self._times.patience_s
         while (number := self._take(token := secrets.token_hex(8))) is None:
+            if needless():
+                yield None
+                return
             if time.monotonic() > end:
                 raise BusyError("intake: another start is under way", retry_after_s=5)
             time.sleep(random.uniform(*POLL_S))  # noqa: S311 - so that waiters do not march in step

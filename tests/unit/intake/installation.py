@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 from vilam3.errors import EngineError
-from vilam3.intake.event import Digests, Event, Places, Run
+from vilam3.intake.event import Digests, Event, Places, Run, Starts
 from vilam3.intake.intake import Intake, Terms
 from vilam3.intake.rules import Rules
 from vilam3.intake.turn import Times
@@ -79,7 +79,7 @@ class Starter:
 
 
 def intake(
-    root: Path, starter: Starter, *, rules: Rules | None = None, times: Times = QUICK, store: ObjectStore | None = None
+    root: Path, starter: Starts, *, rules: Rules | None = None, times: Times = QUICK, store: ObjectStore | None = None
 ) -> Intake:
     """An intake that keeps its records below `root`."""
     terms = Terms(rules=rules or Rules(), times=times)

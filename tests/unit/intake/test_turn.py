@@ -83,6 +83,7 @@ def test_a_holder_that_never_ends_is_passed_after_its_lease(tmp_path: Path) -> N
 
 def test_a_holder_that_took_too_long_does_not_start(tmp_path: Path) -> None:
     with Turns(FolderStore(tmp_path), times=Times(lease_s=0.4)).taken() as turn:
+        assert turn is not None
         turn.check()
         time.sleep(0.3)
         with pytest.raises(SupersededError, match="took too long"):
