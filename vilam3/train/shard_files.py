@@ -82,11 +82,14 @@ class FetchedShards:
         path = self._folder / f"{shard.sha256}{FILE}"
         found = _verified(path, shard)
         if found is None:
-            with self._locked(path):
-                found = _verified(path, shard) or self._fetched(shard, path)
+            found = patiently(lambda: self._brought(shard, path))  # a store is awaited without holding up others
         with contextlib.suppress(FileNotFoundError):
             os.utime(path)  # its age is since it was opened last
         return found
+
+    def _brought(self, shard: Shard, path: Path) -> BinaryIO:
+        with self._locked(path):
+            return _verified(path, shard) or self._fetched(shard, path)
 
     def _fetched(self, shard: Shard, path: Path) -> BinaryIO:
         """Bring a shard, again where it came damaged; called by one process at a time."""
@@ -94,7 +97,7 @@ class FetchedShards:
         try:
             for _ in range(TRIES):
                 self._make_room(partial, shard.num_bytes)
-                patiently(lambda: self._store.save(shard.name, partial))
+                self._store.save(shard.name, partial)
                 if (found := _verified(partial, shard)) is not None:
                     partial.replace(path)
                     return found
