@@ -14,7 +14,7 @@ from vilam3.recipe import Recipe
 ROOT = Path(__file__).parents[2]
 
 
-def train(recipe: Recipe, *, corpus: Path, out: Path, workers: int) -> dict[str, Any]:
+def train(recipe: Recipe, *, corpus: Path | str, out: Path, workers: int) -> dict[str, Any]:
     """Train the stage with this many processes, one thread each; the record of the finished stage.
 
     Raises:
