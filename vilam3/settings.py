@@ -126,6 +126,8 @@ class Stage(Settings):
     """Rank of the products that learn beside the language model's matrices, which then stay; 0 trains them whole."""
     lora_alpha: Annotated[float, Field(gt=0)] = 16.0
     """Weight of these products, divided by their rank."""
+    lora_kind: Literal["lora", "dora"] = "lora"
+    """`dora` lets the lengths of the matrices' rows learn apart from their directions, which the products turn."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     template: Literal["plain"] | None = None
@@ -154,6 +156,10 @@ class Stage(Settings):
             )
         if self.lora_rank and "llm" not in self.trainable:
             raise ValueError(f"lora_rank={self.lora_rank}: has no effect without llm in trainable; leave it out")
+        if self.lora_kind != "lora" and not self.lora_rank:
+            raise ValueError(
+                f"lora_kind={self.lora_kind!r}: has no effect without lora_rank; give a rank or leave it out"
+            )
         if not any(self.mixture.values()):
             raise ValueError("mixture: every dataset has weight 0; give at least one a positive weight")
         if unknown := sorted(set(self.published_samples) - set(self.mixture)):

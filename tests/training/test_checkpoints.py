@@ -67,6 +67,16 @@ def test_killed_after_any_step_it_ends_bit_identical(
     assert (found["losses"], found["weights_digest"]) == (undisturbed["losses"], undisturbed["weights_digest"])
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
+def test_killed_while_adapting_by_dora_it_ends_bit_identical(place: Place, strategy: StrategyName) -> None:
+    adapting = place.changed(lora_rank=4, lora_kind="dora")
+    undisturbed = finished(run_gang(adapting, 2, strategy, out="undisturbed"))
+    endings = run_gang(adapting, 2, strategy, mischief=Mischief(rank=1, dies_after_step=7, settles=True))
+    assert KILLED in {ending.code for ending in endings}
+    found = finished(run_gang(adapting, 2, strategy))
+    assert (found["losses"], found["weights_digest"]) == (undisturbed["losses"], undisturbed["weights_digest"])
+
+
 def test_killed_at_fifty_random_points_it_ends_bit_identical(place: Place) -> None:
     """Any member, up to five steps behind the newest whole checkpoint, whatever is being written then."""
     long = place.changed(steps=5 * KILLS + 10, checkpoint_every_steps=5)

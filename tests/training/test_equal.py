@@ -73,9 +73,12 @@ def test_a_gang_that_packs_loses_what_one_process_loses_without(
     assert found["losses"] == pytest.approx(alone["stage4_expert"][1].losses, abs=LOSS)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp2"])
-def test_a_gang_that_adapts_by_low_rank_loses_what_one_process_loses(place: Place, strategy: StrategyName) -> None:
-    adapting = place.changed(lora_rank=4, weight_decay=0.0)
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_a_gang_that_adapts_by_low_rank_loses_what_one_process_loses(
+    place: Place, kind: str, strategy: StrategyName
+) -> None:
+    adapting = place.changed(lora_rank=4, lora_kind=kind, weight_decay=0.0)
     out = place.folder / "by-one"
     alone = local.run(adapting.recipe, stage=place.stage, corpus=place.corpus, base=place.base, out=out)
     found = finished(run_gang(adapting, 2, strategy))

@@ -51,11 +51,17 @@ def llm_operations(llm: LlmConfig, *, length: float) -> float:
     return 2 * matrices + attention
 
 
-def low_rank_weights(llm: LlmConfig, *, rank: int) -> int:
-    """Of the products beside every matrix of the layers: `rank` times both sides of each."""
-    hidden, heads = llm.hidden_size, llm.hidden_size // llm.num_attention_heads * llm.num_key_value_heads
-    attention = 2 * (hidden + hidden) + 2 * (hidden + heads)
-    return llm.num_hidden_layers * rank * (attention + 3 * (hidden + llm.intermediate_size))
+def low_rank_weights(llm: LlmConfig, *, rank: int, has_lengths: bool = False) -> int:
+    """Of the products beside every matrix of the layers: `rank` times both sides of each, and a length for each row."""
+    hidden, inner = llm.hidden_size, llm.intermediate_size
+    inputs = 4 * hidden + 2 * hidden + inner  # query, key, value, output; gate, up; down
+    return llm.num_hidden_layers * (rank * (inputs + adapted_rows(llm)) + has_lengths * adapted_rows(llm))
+
+
+def adapted_rows(llm: LlmConfig) -> int:
+    """Rows of all matrices of a layer."""
+    heads = llm.hidden_size // llm.num_attention_heads * llm.num_key_value_heads
+    return 2 * llm.hidden_size + 2 * heads + 2 * llm.intermediate_size + llm.hidden_size
 
 
 def image_operations(config: VilaConfig) -> tuple[float, float]:

@@ -1,7 +1,12 @@
 """Low-rank adaptation of the language model: the published matrices stay, and a thin product beside each one learns.
 
-W x becomes W x + (alpha / rank) B A x, with B zero in the beginning (Hu et al. 2021, section 4.1). What is saved is the
-sum, in the published layout: whoever loads a model need not know how it was trained.
+LoRA: W x becomes W x + (alpha / rank) B A x, with B zero in the beginning (Hu et al. 2021, section 4.1).
+DoRA: length and direction of that matrix's rows learn apart: with W' = W + (alpha / rank) B A it becomes
+m W' x / |W'|, where m and |W'| have one entry for each row and m begins as |W| (Liu et al. 2024, equation 5). Gradients
+take |W'| as a constant, as section 4.3 there advises. Here m - |W| is what learns: the gradient is the same, and the
+beginning is exact in any precision.
+What is saved is the one matrix that does the same, in the published layout: whoever loads a model need not know how it
+was trained.
 """
 
 import math
@@ -16,7 +21,8 @@ from vilam3.model.checkpoint import Loaded
 from vilam3.model.vila import Vila
 from vilam3.settings import Stage
 
-A, B, WEIGHT = ".lora_a", ".lora_b", ".weight"
+A, B, LENGTH, WEIGHT = ".lora_a", ".lora_b", ".lora_length", ".weight"
+BESIDE = (A, B, LENGTH)
 
 
 class LowRank(nn.Module):
@@ -36,8 +42,41 @@ class LowRank(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """As the layer, with the product added."""
-        added = functional.linear(functional.linear(values, self.lora_a), self.lora_b)
-        return functional.linear(values, self.weight, self.bias) + added * self._scale
+        return functional.linear(values, self.weight, self.bias) + self._added(values)
+
+    def _added(self, values: Tensor) -> Tensor:
+        return functional.linear(functional.linear(values, self.lora_a), self.lora_b) * self._scale
+
+
+class Decomposed(LowRank):
+    """The same, where the lengths of the rows learn apart from their directions."""
+
+    def __init__(self, linear: nn.Linear, *, rank: int, alpha: float, generator: torch.Generator) -> None:
+        """Share the weight of `linear` and its name; `lora_length` is added to the lengths of its rows."""
+        super().__init__(linear, rank=rank, alpha=alpha, generator=generator)
+        self.lora_length = nn.Parameter(linear.weight.new_zeros(linear.out_features))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """As the layer, with the product added and each row brought to its length."""
+        before, moved = self._lengths()
+        gain = (before + self.lora_length) / moved
+        turned = functional.linear(values, self.weight) + self._added(values)
+        found = turned * gain.to(turned.dtype)
+        return found if self.bias is None else found + self.bias
+
+    @torch.no_grad()
+    def _lengths(self) -> tuple[Tensor, Tensor]:
+        """Of the rows as they were and with the product, which is never made: |w + ba|^2 = |w|^2 + 2 w.ba + |ba|^2."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            before = torch.linalg.vector_norm(self.weight, dim=1, dtype=torch.float32)
+            rows = self.lora_b.float() * self._scale
+            along = functional.linear(self.weight, self.lora_a).float()
+            among = functional.linear(self.lora_a, self.lora_a).float()
+            squared = before**2 + (rows * (2 * along + rows @ among)).sum(dim=1)
+        return before, squared.clamp(min=0).sqrt()
+
+
+KINDS: Mapping[str, type[LowRank]] = {"lora": LowRank, "dora": Decomposed}
 
 
 def adapt(model: Vila, stage: Stage, *, seed: int) -> None:
@@ -48,19 +87,23 @@ def adapt(model: Vila, stage: Stage, *, seed: int) -> None:
     for parent in list(model.llm.model.layers.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                beside = LowRank(child, rank=stage.lora_rank, alpha=stage.lora_alpha, generator=generator)
-                setattr(parent, name, beside)
+                kind = KINDS[stage.lora_kind]
+                setattr(parent, name, kind(child, rank=stage.lora_rank, alpha=stage.lora_alpha, generator=generator))
     for name, weight in model.llm.named_parameters():
-        weight.requires_grad_(name.endswith((A, B)))
+        weight.requires_grad_(name.endswith(BESIDE))
 
 
 def added_up(loaded: Loaded, stage: Stage, weights: Mapping[str, Tensor]) -> Loaded:
-    """The network of these weights by name, with every product added to the matrix beside it."""
-    whole = {name: weight for name, weight in weights.items() if not name.endswith((A, B))}
+    """The network of these weights by name, with everything that learned beside a matrix made part of it."""
+    whole = {name: weight for name, weight in weights.items() if not name.endswith(BESIDE)}
     for name in weights:
         if name.endswith(A):
             layer = name.removesuffix(A)
+            before = whole[layer + WEIGHT]
             product = weights[layer + B].float() @ weights[name].float() * (stage.lora_alpha / stage.lora_rank)
-            weight = whole[layer + WEIGHT]
-            whole[layer + WEIGHT] = (weight.float() + product).to(weight.dtype)
+            weight = before.float() + product
+            if (length := weights.get(layer + LENGTH)) is not None:
+                aimed = torch.linalg.vector_norm(before.float(), dim=1) + length.float()
+                weight *= (aimed / torch.linalg.vector_norm(weight, dim=1))[:, None]
+            whole[layer + WEIGHT] = weight.to(before.dtype)
     return checkpoint.filled(loaded, whole)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from vilam3.errors import RecipeError
 from vilam3.model.config import VilaConfig
-from vilam3.model.sizes import image_operations, llm_operations, low_rank_weights, sizes
+from vilam3.model.sizes import adapted_rows, image_operations, llm_operations, low_rank_weights, sizes
 from vilam3.recipe import Recipe
 from vilam3.settings import Part, Stage
 from vilam3.train.network import network_config
@@ -167,7 +167,8 @@ def learning_weights(config: VilaConfig, stage: Stage) -> int:
     """How many weights the stage moves."""
     counted = sizes(config)
     whole = [part for part in stage.trainable if not (part == "llm" and stage.lora_rank)]
-    return sum(counted.of(part) for part in whole) + low_rank_weights(config.llm, rank=stage.lora_rank)
+    beside = low_rank_weights(config.llm, rank=stage.lora_rank, has_lengths=stage.lora_kind == "dora")
+    return sum(counted.of(part) for part in whole) + beside
 
 
 def states_bytes(total: int, trainable: int, *, devices: int, zero_stage: int, precision: str) -> int:
@@ -193,7 +194,8 @@ def _activations_bytes(config: VilaConfig, stage: Stage, assumptions: Assumption
     positions = stage.packed_rows * stage.max_tokens or stage.micro_batch * length
     layer = positions * llm.hidden_size * width
     layers = llm.num_hidden_layers
-    kept = layers + LAYER_ACTIVATIONS if stage.gradient_checkpointing else layers * LAYER_ACTIVATIONS
+    inside = LAYER_ACTIVATIONS + (adapted_rows(llm) / llm.hidden_size if stage.lora_kind == "dora" else 0)
+    kept = layers + inside if stage.gradient_checkpointing else layers * inside
     logits = positions * llm.vocab_size * (width + 4)  # and once more in single precision, for the loss
     return round(kept * layer + logits)
 

@@ -1,5 +1,6 @@
 """Products of low rank: nothing changes at first, they alone learn, and what is saved is an ordinary checkpoint."""
 
+from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from vilam3.model import checkpoint
 from vilam3.recipe import Recipe
 from vilam3.train import local
-from vilam3.train.low_rank import adapt, added_up
+from vilam3.train.low_rank import Decomposed, adapt, added_up
 from vilam3.train.network import network_config
 from vilam3.train.plan import learning_weights
 from vilam3.train.sources import make_feed, starting_network
@@ -17,10 +18,10 @@ from vilam3.train.step import freeze, loss_of, make_optimizer, make_scheduler, t
 STAGE = "stage4_expert"
 
 
-@pytest.fixture(scope="module")
-def adapting(recipe: Recipe) -> Recipe:
+@pytest.fixture(scope="module", params=["lora", "dora"])
+def adapting(recipe: Recipe, request: pytest.FixtureRequest) -> Recipe:
     table = recipe.model_dump()
-    table["stages"][STAGE] |= {"lora_rank": 4, "lora_alpha": 8.0}
+    table["stages"][STAGE] |= {"lora_rank": 4, "lora_alpha": 8.0, "lora_kind": request.param}
     return Recipe.model_validate(table)
 
 
@@ -50,12 +51,69 @@ def test_they_start_from_the_same_loss_and_alone_learn(adapting: Recipe, corpus:
     assert all(
         torch.equal(weight, untouched[name]) for name, weight in model.llm.named_parameters() if name in untouched
     )
-    assert all(bool(weight.any()) for name, weight in model.llm.named_parameters() if name.endswith("lora_b"))
+    moved = [weight for name, weight in model.llm.named_parameters() if name.endswith(("lora_b", "lora_length"))]
+    assert len(moved) == 7 * (2 if stage.lora_kind == "dora" else 1)
+    assert all(bool(weight.any()) for weight in moved)
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
     merged = added_up(loaded, stage, weights).model.train()
     for batch in batches:
         expected = loss_of(model, batch, precision=torch.float32)
         torch.testing.assert_close(loss_of(merged, batch, precision=torch.float32), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_dora_is_the_published_formula_with_the_length_of_the_sum_as_a_constant(*, has_bias: bool) -> None:
+    """Liu et al. 2024, equations 5 and 11, with the whole matrices and a magnitude of its own in float64."""
+    generator = torch.Generator().manual_seed(3)
+    linear = torch.nn.Linear(6, 5, bias=has_bias)
+    layer = Decomposed(linear, rank=2, alpha=4.0, generator=generator)
+    with torch.no_grad():
+        layer.lora_b.normal_(generator=generator)
+        layer.lora_length.normal_(std=0.1, generator=generator)
+    values, seen = (torch.randn(3, size, generator=generator) for size in (6, 5))
+    base, down, up = (one.detach().double() for one in (linear.weight, layer.lora_a, layer.lora_b))
+    magnitude = (base.norm(dim=1) + layer.lora_length.detach().double()).requires_grad_()
+    down, up = down.requires_grad_(), up.requires_grad_()
+    turned = base + 2.0 * up @ down
+    expected = values.double() @ (magnitude[:, None] * turned / turned.detach().norm(dim=1, keepdim=True)).T
+    if has_bias:
+        expected = expected + linear.bias.detach().double()
+    found = layer(values)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    (found * seen).sum().backward()
+    (expected * seen.double()).sum().backward()
+    for mine, theirs in ((layer.lora_a, down), (layer.lora_b, up), (layer.lora_length, magnitude)):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_dora_begins_exactly_where_the_model_is_in_half_precision_too() -> None:
+    """A magnitude of its own would be rounded; what is added to the length is zero in any precision."""
+    generator = torch.Generator().manual_seed(5)
+    linear = torch.nn.Linear(64, 32, bias=False).bfloat16()
+    layer = Decomposed(linear, rank=4, alpha=8.0, generator=generator)
+    values = torch.randn(7, 64, generator=generator).bfloat16()
+    assert torch.equal(layer(values), linear(values))
+
+
+def test_a_killed_stage_goes_on_to_the_same_bits(
+    adapting: Recipe, corpus: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = local.run(adapting, stage=STAGE, corpus=corpus, base=base, out=tmp_path / "whole")
+    step_of = local._step
+
+    def dying(job: local._Job, step: int, workers: Executor | None) -> float:
+        if step == 5:
+            raise KeyboardInterrupt
+        return step_of(job, step, workers)
+
+    monkeypatch.setattr(local, "_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        local.run(adapting, stage=STAGE, corpus=corpus, base=base, out=tmp_path / "out")
+    monkeypatch.setattr(local, "_step", step_of)
+    found = local.run(adapting, stage=STAGE, corpus=corpus, base=base, out=tmp_path / "out")
+    assert (found.losses, found.weights_digest) == (whole.losses, whole.weights_digest)
 
 
 def test_what_is_saved_has_the_names_of_any_other_checkpoint(
@@ -74,4 +132,11 @@ def test_without_the_language_model_it_has_no_effect_and_is_refused(recipe: Reci
     table = recipe.model_dump()
     table["stages"]["stage1_align"]["lora_rank"] = 4
     with pytest.raises(ValueError, match="lora_rank=4: has no effect without llm in trainable"):
+        Recipe.model_validate(table)
+
+
+def test_a_kind_without_a_rank_has_no_effect_and_is_refused(recipe: Recipe) -> None:
+    table = recipe.model_dump()
+    table["stages"][STAGE]["lora_kind"] = "dora"
+    with pytest.raises(ValueError, match="lora_kind='dora': has no effect without lora_rank"):
         Recipe.model_validate(table)

@@ -66,6 +66,19 @@ def test_what_is_frozen_costs_neither_gradients_nor_its_own_backward_pass() -> N
     assert align.work.gpu_hours / align.work.samples < 0.7 * expert.work.gpu_hours / expert.work.samples
 
 
+def test_lengths_that_learn_are_counted_with_what_they_hold_for_the_backward_pass() -> None:
+    """Of the 8B network: rows of query, output and down, of key and value, of gate and up, in 32 layers."""
+    recipe = load([RECIPES / "vila-m3-8b.toml"])
+    table = recipe.model_dump()
+    found = []
+    for kind in ("lora", "dora"):
+        table["stages"]["stage4_expert"] |= {"lora_rank": 16, "lora_kind": kind}
+        found.append(plan(Recipe.model_validate(table), A100)[-1])
+    lora, dora = found
+    assert dora.trainable - lora.trainable == 32 * (3 * 4096 + 2 * 1024 + 2 * 14336)
+    assert dora.activations_bytes > lora.activations_bytes
+
+
 def test_a_stage_whose_samples_are_not_known_says_which() -> None:
     first = plan(load([RECIPES / "vila-m3-8b.toml"]), A100)[0]
     assert first.work is None
