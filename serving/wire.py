@@ -22,6 +22,7 @@ MOST_ROUNDS = 8
 MOST_MESSAGES = 200
 MOST_CHARACTERS = 100_000
 MOST_TOKENS = 4096
+LONGEST_TASK = 100
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 
 
@@ -114,6 +115,7 @@ class Completing(Closed):
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
+    task: Annotated[str, Field(max_length=LONGEST_TASK)] = ""
 
     @model_validator(mode="after")
     def _end_with_a_question(self) -> Self:
@@ -144,6 +146,7 @@ class Completing(Closed):
             max_new_tokens=self.max_completion_tokens or self.max_tokens or plain.max_new_tokens,
             seed=self.seed,
             system_prompt=self._system_prompt(),
+            task=self.task,
         )
 
     def _system_prompt(self) -> str | None:
@@ -229,6 +232,7 @@ class Instance(Closed):
     slice_index: Annotated[int, Field(ge=0)] | None = None
     modality: Modality | None = None
     experts: bool = True
+    task: Annotated[str, Field(max_length=LONGEST_TASK)] = ""
 
     def as_chat(self) -> ChatRequest:
         """The same question as a chat request."""
@@ -241,6 +245,7 @@ class Instance(Closed):
             slice_index=self.slice_index,
             modality=self.modality,
             experts=self.experts,
+            task=self.task,
         )
 
 

@@ -20,6 +20,7 @@ from vilam3.engines import EngineChoice, open_engine
 from vilam3.errors import CheckpointError, ExpertError, NotFoundError
 from vilam3.experts.protocol import ExpertCall, ExpertResult, Point, Watch, unwatched
 from vilam3.experts.trigger import Grammar
+from vilam3.model.families import AdapterConfig
 from vilam3.settings import TrackingSettings
 from vilam3.train.record import weights_digest
 
@@ -77,6 +78,7 @@ class Consultant:
         dialect: Wording the model was trained in.
         model_name: Shown in answers.
         model_digest: Of the weights, as the tracking store names them; empty where there is no checkpoint.
+        adapters: Families of tasks that the model has adapters for; None where it has none.
     """
 
     engine: Engine
@@ -84,6 +86,11 @@ class Consultant:
     dialect: Dialect = "demo"
     model_name: str = "vilam3"
     model_digest: str = ""
+    adapters: AdapterConfig | None = None
+
+    def task_of(self, task: str) -> str:
+        """The family of a task that may have been trained; empty, which is the default, where none is known."""
+        return "" if self.adapters is None else self.adapters.family_of(task) or ""
 
     def grammar(self, *, several: bool = False) -> Grammar:
         """Triggers of the experts at hand; without any, nothing is a trigger."""
@@ -155,12 +162,14 @@ def load(model: str, *, experts: Path | None = None, engine: EngineChoice | None
     path = resolve(model)
     from vilam3.model.checkpoint import read_config  # noqa: PLC0415 - torch takes seconds to import
 
-    dialect = read_config(path).prompt_dialect
+    config = read_config(path)
+    dialect = config.prompt_dialect
     return Consultant(
         engine=open_engine(path, engine or EngineChoice()),
         experts=None if experts is None else _experts(experts, dialect),
         dialect=dialect,
         model_digest=weights_digest(path),
+        adapters=config.adapters,
     )
 
 

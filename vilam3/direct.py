@@ -14,6 +14,7 @@ from vilam3.data.sample import Modality
 from vilam3.data.study import Study
 from vilam3.dialogue.drive import answer
 from vilam3.dialogue.events import Event, ExpertFinished, ExpertProgressed, ExpertStarted, ReplyFinished
+from vilam3.dialogue.messages import Sampling
 from vilam3.dialogue.record import NOTICE, expert_call, notes
 from vilam3.errors import DataError
 from vilam3.experts.protocol import ExpertResult, LabelMap
@@ -59,6 +60,7 @@ def ask(  # noqa: PLR0913 - one for each option of the verb
     slice_index: int | None = None,
     whole: bool = False,
     with_experts: bool = True,
+    task: str = "",
     out: Path | None = None,
     on_event: OnEvent,
 ) -> dict[str, Any]:
@@ -71,6 +73,7 @@ def ask(  # noqa: PLR0913 - one for each option of the verb
         slice_index: Axial slice; None is the middle one.
         whole: The question is about all slices: experts show the one with the most of what they looked for.
         with_experts: False asks the model alone.
+        task: Whose adapters the model is to use, see `vilam3.model.families`; empty is its default.
         out: Where overlays and masks are written, if anywhere.
         on_event: Told about replies and experts.
 
@@ -87,6 +90,7 @@ def ask(  # noqa: PLR0913 - one for each option of the verb
         consultant.engine,
         ask_expert,
         consultant.grammar(),
+        sampling=Sampling(task=task),
         on_event=told.hear,
     )
     event = {
@@ -100,6 +104,7 @@ def ask(  # noqa: PLR0913 - one for each option of the verb
             "model_digest": consultant.model_digest,
             "engine": consultant.engine.name,
             "dialect": consultant.dialect,
+            "task": task,
             "study_digest": None if study is None else study.digest,
             "ending": transcript.ending,
         },

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vilam3.errors import UserError
+from vilam3.model.families import refuse_adapters
 
 if TYPE_CHECKING:
     from vilam3.dialogue.messages import Engine
@@ -52,12 +53,13 @@ def open_engine(model: Path, choice: EngineChoice) -> "Engine":
     """Load a checkpoint into an engine.
 
     Raises:
-        CheckpointError: the checkpoint is damaged.
+        CheckpointError: the checkpoint is damaged, or has task adapters and the engine is not our own.
         UserError: the engine is not installed, or does not know an option.
     """
     if choice.kind == OWN:
         return _own(model, choice)
     for point in entry_points(group=GROUP, name=choice.kind):
+        refuse_adapters(model, engine=choice.kind)
         opener: Opener = point.load()
         return opener(model, slots=choice.slots, waiting=choice.waiting, options=choice.options)
     known = ", ".join(sorted({OWN, *entry_points(group=GROUP).names}))

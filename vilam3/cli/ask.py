@@ -51,6 +51,7 @@ def register(verbs: Verbs) -> None:
     )
     parser.add_argument("--modality", choices=get_args(Modality), help="overrides what the files say")
     parser.add_argument("--no-experts", action="store_true", help="ask the model alone")
+    parser.add_argument("--task", default="", metavar="T", help="whose adapters a model with task adapters is to use")
     parser.add_argument(
         "--out",
         type=Path,
@@ -186,6 +187,7 @@ def _ask_here(arguments: argparse.Namespace) -> dict[str, Any]:
         slice_index=arguments.slice,
         whole=arguments.scope == "volume",
         with_experts=not arguments.no_experts,
+        task=arguments.task,
         out=arguments.out,
         on_event=_show,
     )
@@ -208,6 +210,7 @@ def _extras(arguments: argparse.Namespace) -> dict[str, Any]:
         "scope": arguments.scope,
         "modality": arguments.modality,
         "experts": not arguments.no_experts,
+        "task": arguments.task or None,
     }
     return {name: value for name, value in given.items() if value is not None}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vilam3.cli.main import Verbs
 
 if TYPE_CHECKING:
+    from vilam3.model.config import VilaConfig
     from vilam3.model.inspect import Inspection
 
 GIGABYTE = 1_000_000_000
@@ -41,6 +42,7 @@ def register(verbs: Verbs) -> None:
     _register_fetch(actions)
     _register_inspect(actions)
     _register_convert(actions)
+    _register_merge(actions)
     _register_probe(actions)
 
 
@@ -95,6 +97,21 @@ def _register_convert(actions: Verbs) -> None:
     )
     parser.add_argument("--template", metavar="NAME", help="conversation template the weights were trained with")
     parser.set_defaults(run=_convert)
+
+
+def _register_merge(actions: Verbs) -> None:
+    parser = actions.add_parser(
+        "merge",
+        help="make the adapters of one task part of the language model",
+        description="Write a checkpoint in the published layout that does what one with task adapters does for one "
+        "task. Only where each family of tasks has one expert: no single matrix does what a router among several does.",
+        epilog="example: vilam3 model merge runs/latest/model --task report --out reporter",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="DIR")
+    parser.add_argument("--task", required=True, metavar="T", help="a family of tasks, or a name that counts to one")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="written whole or not at all")
+    parser.set_defaults(run=_merge)
 
 
 def _register_probe(actions: Verbs) -> None:
@@ -156,6 +173,7 @@ def _print(found: "Inspection") -> None:
         "tokenizer": f"{found.tokenizer_size} entries",
         "template": found.template,
         "dialect": config.prompt_dialect,
+        "adapters": _adapters(config),
         "parameters": ", ".join(f"{part} {count:,}" for part, count in found.parameters.items()),
         "stored as": ", ".join(f"{count} x {dtype}" for dtype, count in found.dtypes.items()),
         "missing": ", ".join(found.missing) or "none",
@@ -166,6 +184,23 @@ def _print(found: "Inspection") -> None:
     }
     for name, value in lines.items():
         print(f"{name:15} {value}")
+
+
+def _adapters(config: "VilaConfig") -> str:
+    adapters = config.adapters
+    if adapters is None:
+        return "none"
+    families = "; ".join(f"{name} ({', '.join(adapters.families[name])})" for name in adapters.names)
+    return f"{families}; default {adapters.default}, {adapters.experts} x rank {adapters.rank} each"
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from vilam3.model.checkpoint import load, merged, refuse_to_replace, save
+
+    refuse_to_replace(arguments.out, source=arguments.checkpoint)
+    save(merged(load(arguments.checkpoint, dtype=None), task=arguments.task), arguments.out)
+    print(arguments.out)
+    return 0
 
 
 def _convert(arguments: argparse.Namespace) -> int:

@@ -52,6 +52,7 @@ class Sampling:
         stop: Texts after which a reply ends; the one that ended it stays, so that a trigger keeps its closing.
         pattern: Regular expression that a reply must match, for engines that can be guided; others refuse it.
         scope: On whose behalf, such as a tenant; what an engine remembers of a prompt serves the same scope alone.
+        task: Whose adapters are used, where the model has some, see `vilam3.model.families`; empty is its default.
     """
 
     temperature: float = 0.0
@@ -63,6 +64,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     pattern: str | None = None
     scope: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

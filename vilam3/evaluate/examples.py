@@ -56,7 +56,7 @@ def _hold(asked: Examination, asker: Consultant, question: Question) -> Transcri
         asker.engine,
         asker.ask_on(study, slice_index=question.slice_index),
         asker.grammar(),
-        sampling=Sampling(max_new_tokens=asked.settings.max_new_tokens),
+        sampling=Sampling(max_new_tokens=asked.settings.max_new_tokens, task=asker.task_of(question.task)),
     )
 
 

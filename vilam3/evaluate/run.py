@@ -211,6 +211,15 @@ class _Room:
         object.__setattr__(self, "read", functools.lru_cache(maxsize=STUDIES_HELD)(self._read))
 
     def ask(self, questions: Sequence[Question]) -> list[Transcript]:
+        """In order; those of one family of tasks together."""
+        found: dict[str, Transcript] = {}
+        tasks = [self.asker.task_of(question.task) for question in questions]
+        for task in dict.fromkeys(tasks):
+            own = [question for question, named in zip(questions, tasks, strict=True) if named == task]
+            found |= zip((one.question_id for one in own), self._ask(own, task), strict=True)
+        return [found[question.question_id] for question in questions]
+
+    def _ask(self, questions: Sequence[Question], task: str) -> list[Transcript]:
         askings = [
             self.asker.asking(
                 question.text,
@@ -221,7 +230,7 @@ class _Room:
             for question in questions
         ]
         asks = [self._expert_side(question) for question in questions]
-        sampling = Sampling(max_new_tokens=self.asked.settings.max_new_tokens)
+        sampling = Sampling(max_new_tokens=self.asked.settings.max_new_tokens, task=task)
         return answer_batch(askings, self.asker.engine, asks, self.asker.grammar(), sampling=sampling)
 
     def _expert_side(self, question: Question) -> Ask:

@@ -1,5 +1,6 @@
 """Checkpoint directories: the published three-folder layout and the flat one, loaded memory-mapped and saved whole.
 
+Either may have task-gated adapters in a folder ``adapters/`` of their own, which changes nothing in the others.
 Three folders (NVlabs/VILA 355fda9 ``save_pretrained``): root ``config.json``; ``llm/``, ``vision_tower/`` and
 ``mm_projector/``, each with its own config.json and safetensors, the tokenizer in ``llm/``. Flat: one config.json, one
 set of shards with the prefixes ``llm.``, ``vision_tower.`` and ``mm_projector.``, the tokenizer beside them.
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor
 
 from vilam3.artifacts import whole_directory
-from vilam3.errors import CheckpointError
+from vilam3.errors import CheckpointError, UserError
 from vilam3.model import shards
 from vilam3.model.chat import Template
 from vilam3.model.chat import template as template_named
 from vilam3.model.config import VilaConfig
 from vilam3.model.config_files import NOTHING_STATED, Stated, parse_config
 from vilam3.model.digests import verify_digests, write_digests
+from vilam3.model.families import ADAPTERS, read_adapters
+from vilam3.model.gated import GATED, merge
 from vilam3.model.images import preprocessor_json
 from vilam3.model.tokenizer import PieceTokenizer, load_tokenizer
 from vilam3.model.vila import Vila
@@ -166,6 +169,8 @@ def save(
             if loaded.origin is not None and (loaded.origin / name).is_file():
                 shutil.copyfile(loaded.origin / name, root / name)
         _write_json(root / "config.json", config.root_json())
+        if config.adapters is not None:
+            state = _write_adapters(root, state, config)
         if layout == "flat":
             loaded.tokenizer.save(root)
             _write_json(root / "preprocessor_config.json", preprocessor_json(config))
@@ -196,11 +201,35 @@ def convert(
     Raises:
         CheckpointError: `source` is not a whole checkpoint, or `out` is the same directory or holds something else.
     """
+    refuse_to_replace(out, source=source)
+    save(load(source, dtype=None, stated=stated), out, layout=layout, max_shard_bytes=max_shard_bytes)
+
+
+def refuse_to_replace(out: Path, *, source: Path) -> None:
+    """Before a checkpoint is made from another.
+
+    Raises:
+        CheckpointError: `out` is the same directory or holds something else.
+    """
     if source.resolve() == out.resolve():
         raise CheckpointError(f"{out}: is the source itself; name another directory")
     if out.exists() and not (out / "config.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise CheckpointError(f"{out}: exists and is not a checkpoint; name another directory")
-    save(load(source, dtype=None, stated=stated), out, layout=layout, max_shard_bytes=max_shard_bytes)
+
+
+def merged(loaded: Loaded, *, task: str) -> Loaded:
+    """The network without its adapters, which does what it did for this task with them.
+
+    Raises:
+        UserError: it has no adapters, or a router among several experts.
+        DataError: it has none for this task.
+    """
+    if loaded.config.adapters is None:
+        raise UserError(f"{loaded.origin}: has no task adapters; there is nothing to merge")
+    merge(loaded.model.llm.model.layers, loaded.config.adapters.number_of(task))
+    config = replace(loaded.config, adapters=None)
+    loaded.model.config = config
+    return replace(loaded, config=config)
 
 
 def layout_of(path: Path) -> Layout:
@@ -234,7 +263,8 @@ def read_config(path: Path, *, stated: Stated = NOTHING_STATED) -> VilaConfig:
     else:
         llm, vision, projector = (_section(path, root, f"{part}_cfg") for part in PARTS)
     try:
-        return parse_config(root, llm, vision, projector, stated=stated)
+        config = parse_config(root, llm, vision, projector, stated=stated)
+        return replace(config, adapters=read_adapters(path))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -245,9 +275,11 @@ def survey(path: Path) -> dict[str, shards.Stored]:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    if layout_of(path) == "flat":
-        return _without_computed(shards.survey(path))
     found: dict[str, shards.Stored] = {}
+    if (path / ADAPTERS).is_dir():
+        found |= {f"llm.{name}": stored for name, stored in shards.survey(path / ADAPTERS).items()}
+    if layout_of(path) == "flat":
+        return _without_computed(found | shards.survey(path))
     for part in PARTS:
         found |= {f"{part}.{name}": stored for name, stored in shards.survey(path / part).items()}
     return _without_computed(found)
@@ -295,6 +327,7 @@ def _refuse(path: Path, mismatches: Mismatches) -> None:
     if mismatches.missing:
         part, _, name = mismatches.missing[0].partition(".")
         where = path / part if layout_of(path) == "folders" else path
+        where = path / ADAPTERS if name.endswith(GATED) else where
         extra = f"; unexpected instead: {_some(mismatches.unexpected)}" if mismatches.unexpected else ""
         raise CheckpointError(
             f"{where}: lacks tensor {name} and {len(mismatches.missing) - 1} more{extra}; copy the weights again"
@@ -316,6 +349,17 @@ def _stored_state(model: Vila) -> dict[str, Tensor]:
     if model.config.llm.tie_word_embeddings:
         del state[TIED]
     return state
+
+
+def _write_adapters(root: Path, state: Mapping[str, Tensor], config: VilaConfig) -> dict[str, Tensor]:
+    """Put the adapters into their folder; returns what is left."""
+    assert config.adapters is not None
+    folder = root / ADAPTERS
+    folder.mkdir()
+    _write_json(folder / "config.json", config.adapters.to_json())
+    own = {name.removeprefix("llm."): tensor for name, tensor in state.items() if name.endswith(GATED)}
+    shards.write(own, folder)
+    return {name: tensor for name, tensor in state.items() if not name.endswith(GATED)}
 
 
 def _write_folders(root: Path, state: Mapping[str, Tensor], config: VilaConfig, max_shard_bytes: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from vilam3.data.sample import Dialect
 from vilam3.errors import CheckpointError
+from vilam3.model.families import AdapterConfig
 
 Preset = Literal[
     "tiny",
@@ -158,6 +159,7 @@ class VilaConfig:
         model_dtype: Type the weights are stored in, as ``torch.bfloat16``.
         template: Conversation template, or None where the published layout does not say.
         prompt_dialect: Wording of the expert protocol the weights were trained in.
+        adapters: Beside the language model's matrices; None where there are none.
     """
 
     vision: TowerConfig = field(default_factory=VisionConfig)
@@ -170,6 +172,7 @@ class VilaConfig:
     model_dtype: str = "torch.bfloat16"
     template: TemplateName | None = None
     prompt_dialect: Dialect = "demo"
+    adapters: AdapterConfig | None = None
 
     @property
     def tokens_per_image(self) -> int:

@@ -131,7 +131,9 @@ class TorchEngine:
         """The request with all that a caller's thread can do for it: pixels, and keys of what may be remembered."""
         ids: list[int] = []
         pictures: list[Picture] = []
-        chain, per_image, shown = KeyChain(scope=sampling.scope), self.loaded.config.tokens_per_image, iter(images)
+        family = self._voice.family_of(sampling)  # keys and values are of the family whose adapters made them
+        chain = KeyChain(scope=sampling.scope if family is None else f"{sampling.scope} {family}")
+        per_image, shown = self.loaded.config.tokens_per_image, iter(images)
         for is_image, run in groupby(input_ids, IMAGE_TOKEN_ID.__eq__):
             tokens = list(run)
             if not is_image:
@@ -149,6 +151,7 @@ class TorchEngine:
             pictures=pictures,
             chain=chain,
             sampling=sampling,
+            family=family or 0,
             random=random_of(sampling),
             most=most,
             mailbox=Mailbox(prompt_tokens=len(ids)),

@@ -20,13 +20,14 @@ from vilam3.model.checkpoint import (
 )
 from vilam3.model.config import VilaConfig
 from vilam3.model.digests import verify_digests
+from vilam3.model.gated import GATED
 from vilam3.model.shards import Stored
 from vilam3.model.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Facts about one checkpoint.
+    """Facts about one checkpoint; `parameters` has ``adapters`` too where there are any.
 
     Attributes:
         path: Its directory.
@@ -115,4 +116,7 @@ def _parameters(found: Mapping[str, Stored]) -> dict[str, int]:
         part: sum(math.prod(stored.shape) for name, stored in found.items() if name.startswith(f"{part}."))
         for part in PARTS
     }
+    adapters = sum(math.prod(stored.shape) for name, stored in found.items() if name.endswith(GATED))
+    if adapters:
+        counts |= {"llm": counts["llm"] - adapters, "adapters": adapters}
     return {**counts, "total": sum(counts.values())}

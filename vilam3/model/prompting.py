@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vilam3.dialogue.messages import Message, Sampling
+from vilam3.errors import DataError
 from vilam3.model.chat import Prompt, Template, assemble
 from vilam3.model.config import VilaConfig
 from vilam3.model.tokenizer import PieceTokenizer
@@ -33,12 +34,26 @@ class Voice:
         """Tokens that end a reply."""
         return self.template.stop_ids(self.tokenizer)
 
+    def family_of(self, sampling: Sampling) -> int | None:
+        """Number of the family of tasks whose adapters are used; None where the network has none.
+
+        Raises:
+            DataError: it has none for the task that is named.
+        """
+        if self.config.adapters is not None:
+            return self.config.adapters.number_of(sampling.task)
+        if sampling.task:
+            raise DataError(f"task {sampling.task!r}: this model has no task adapters; leave it out")
+        return None
+
     def fit(self, messages: Sequence[Message], sampling: Sampling) -> tuple[Prompt, int]:
         """The prompt, and how many tokens may be said after it.
 
         Raises:
-            DataError: the newest question does not fit the context, or images and placeholders disagree.
+            DataError: the newest question does not fit the context, or images and placeholders disagree; or a task is
+                named that the network has no adapters for.
         """
+        self.family_of(sampling)
         positions = self.config.llm.max_position_embeddings
         reserved = min(sampling.max_new_tokens, positions // RESERVED_SHARE)
         prompt = assemble(

@@ -58,6 +58,12 @@ def low_rank_weights(llm: LlmConfig, *, rank: int, has_lengths: bool = False) ->
     return llm.num_hidden_layers * (rank * (inputs + adapted_rows(llm)) + has_lengths * adapted_rows(llm))
 
 
+def gated_weights(llm: LlmConfig, *, products: int, routes: int, rank: int) -> int:
+    """Of task-gated adapters: `products` of this rank beside every matrix of the layers, and `routes` router scores."""
+    inputs = 6 * llm.hidden_size + llm.intermediate_size
+    return low_rank_weights(llm, rank=products * rank) + llm.num_hidden_layers * routes * inputs
+
+
 def adapted_rows(llm: LlmConfig) -> int:
     """Rows of all matrices of a layer."""
     heads = llm.hidden_size // llm.num_attention_heads * llm.num_key_value_heads

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from vilam3.errors import DataError
+from vilam3.model import gated
 from vilam3.model.config import IGNORED_LABEL, IMAGE_TOKEN_ID, LlmConfig, VilaConfig
 from vilam3.model.losses import target_loss
 from vilam3.model.projector import Projector
@@ -62,6 +63,8 @@ class Vila(nn.Module):
         self.llm = _language_model(config.llm)
         self.vision_tower = tower_of(config)
         self.mm_projector = Projector(config)
+        if config.adapters is not None:
+            gated.install(self.llm.model.layers, config.adapters)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -131,6 +134,18 @@ class Vila(nn.Module):
             labels_BL = labels_BL.view(batch, longest)
         return Spliced(embeds_BLH=embeds.view(batch, longest, -1), mask_BL=mask_BL, labels_BL=labels_BL)
 
+    def families_at(
+        self, input_ids_BT: Tensor, families_BT: Tensor | None, *, attention_mask_BT: Tensor | None, limit: int
+    ) -> dict[str, Tensor]:
+        """What the language model is told of families, position by position; nothing where nothing is known."""
+        if families_BT is None:
+            return {}
+        is_real_BT = torch.ones_like(input_ids_BT) if attention_mask_BT is None else attention_mask_BT
+        families_BL = gated.at_positions(
+            families_BT, input_ids_BT, is_real_BT.bool(), tokens_per_image=self.config.tokens_per_image
+        )
+        return {gated.ARGUMENT: families_BL[:, :limit]}
+
     def forward(
         self,
         input_ids_BT: Tensor,
@@ -138,6 +153,7 @@ class Vila(nn.Module):
         attention_mask_BT: Tensor | None = None,
         labels_BT: Tensor | None = None,
         starts_BT: Tensor | None = None,
+        families_BT: Tensor | None = None,
     ) -> Output:
         """Score a batch: the training loss where labels are given, else all logits.
 
@@ -150,6 +166,8 @@ class Vila(nn.Module):
             labels_BT: Targets aligned with the ids.
             starts_BT: How the conversations of rows that hold several begin, see `vilam3.model.segments`; None where
                 each holds one.
+            families_BT: Number of the family of tasks that each token belongs to, see `vilam3.model.gated`; None is
+                the default, or a network without adapters.
 
         Raises:
             DataError: placeholders and images disagree in number.
@@ -170,9 +188,10 @@ class Vila(nn.Module):
             # A mask of four dimensions is taken for ready-made: transformers makes none over the whole row.
             no_mask = spliced.embeds_BLH.new_empty(0, 0, 0, 0)
             packed = {"segments": segments, "position_ids": positions_BL, "attention_mask": no_mask}
+        told = self.families_at(input_ids_BT, families_BT, attention_mask_BT=attention_mask_BT, limit=limit)
         # Padding is on the right and attention is causal, so real positions never see it: no mask is needed.
         hidden_BLH = self.llm.model(
-            inputs_embeds=spliced.embeds_BLH[:, :limit], use_cache=False, **packed
+            inputs_embeds=spliced.embeds_BLH[:, :limit], use_cache=False, **packed, **told
         ).last_hidden_state
         mask_BL = spliced.mask_BL[:, :limit]
         if spliced.labels_BL is None:

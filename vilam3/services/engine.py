@@ -256,6 +256,7 @@ def _request(messages: Sequence[Message], sampling: Sampling, priority: int) -> 
         **({"structured_outputs": {"regex": sampling.pattern}} if sampling.pattern is not None else {}),
         **({"cache_salt": sampling.scope} if sampling.scope else {}),
         **({"priority": priority} if priority else {}),
+        **({"task": sampling.task} if sampling.task else {}),
     }
 
 

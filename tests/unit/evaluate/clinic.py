@@ -25,17 +25,19 @@ PATIENTS = 12
 
 
 class RuleEngine:
-    """Answers by rule; counts the batches it was given."""
+    """Answers by rule; counts the batches it was given, and notes of what task they were."""
 
     name = "rules"
 
     def __init__(self) -> None:
         """No batch yet."""
         self.batches: list[int] = []
+        self.tasks: list[str] = []
 
-    def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:  # noqa: ARG002 - of the protocol
+    def generate(self, batch: Sequence[Sequence[Message]], sampling: Sampling) -> list[Generation]:
         """One reply for each conversation."""
         self.batches.append(len(batch))
+        self.tasks.append(sampling.task)
         return [_generation(_reply(messages)) for messages in batch]
 
     def submit(self, messages: Sequence[Message], sampling: Sampling, *, priority: int = 0) -> StreamTicket:  # noqa: ARG002 - it has no queue

@@ -1,5 +1,6 @@
 """Asking held-out questions without and with experts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from tests.unit.evaluate import clinic
 from vilam3.errors import DataError
 from vilam3.evaluate.results import Comparison, Evaluation, Provenance, Tamper, compare
 from vilam3.evaluate.run import Examination, donors_of, examination, examine
+from vilam3.model.families import AdapterConfig
 from vilam3.settings import EvaluationSettings
 
 SETTINGS = EvaluationSettings(batch=5, bootstrap_resamples=300)
@@ -99,6 +101,25 @@ def test_questions_are_asked_in_batches(asked: Examination) -> None:
     assert isinstance(asker.engine, clinic.RuleEngine)
     assert asker.engine.batches == [5, 5, 4]
     assert seen == [(5, 14), (10, 14), (14, 14)]
+
+
+def test_questions_of_one_family_are_asked_together_and_kept_in_order(asked: Examination) -> None:
+    """A task that counts to no family is asked of the default, by not naming any."""
+    families = {"answer": ("cxr_finding", "word"), "consult": ("liver",)}
+    adapters = AdapterConfig(families=families, default="answer", experts=1, rank=2, alpha=2.0)
+    asker = replace(clinic.asker(), adapters=adapters)
+    found = examine(asked, asker, provenance=_provenance(asked), with_experts=True)
+    assert found.records == _evaluate(asked, with_experts=True).records
+    assert isinstance(asker.engine, clinic.RuleEngine)
+    assert set(asker.engine.tasks) == {"answer", "consult", ""}
+    batch = [question.task for question in asked.questions[-5:]]
+    assert batch == ["cxr_finding", "cxr_finding", "segment", "word", "liver"]
+    assert {(task, size) for task, size in zip(asker.engine.tasks, asker.engine.batches, strict=True)} >= {
+        ("answer", 5),
+        ("answer", 3),
+        ("consult", 1),
+        ("", 1),
+    }
 
 
 def test_what_is_stored_is_read_back(asked: Examination, tmp_path: Path) -> None:

@@ -68,6 +68,17 @@ def test_the_conversation_is_printed_and_the_pictures_saved(
     assert answer["expert_calls"][0]["overlay_url"] == "found/overlay-0.png"
 
 
+def test_a_task_reaches_the_model_and_the_record(
+    loaded: list[tuple[str, Path | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = RuleEngine()
+    monkeypatch.setattr(consultant, "load", lambda *_, **__: Consultant(engine=engine))
+    assert run(["--model", "m", "--task", "report", "What is it?"]) == 0
+    assert [sampling.task for sampling in engine.samplings] == ["report"]
+    assert json.loads(Path("answer/answer.json").read_text())["provenance"]["task"] == "report"
+    assert loaded == []
+
+
 def test_four_files_are_one_study(
     loaded: list[tuple[str, Path | None]], volume: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
+from pydantic import ValidationError
 
 from serving import engine_metrics, engine_options
 from serving.reply_wire import ReplyRequest
+from serving.wire import ChatRequest, Instance
 from tests.unit.serving.fakes import RuleEngine
 from vilam3.dialogue.messages import EngineStats, FirstTokens
 from vilam3.engines import EngineChoice, open_engine
@@ -90,6 +92,15 @@ def test_a_scope_is_bound_to_who_asks() -> None:
     asked = ReplyRequest.model_validate({**ASKED, "cache_salt": "ward-3"})
     scopes = {asked.sampling(tenant=tenant).scope for tenant in ("a", "b")}
     assert scopes == {"a/ward-3", "b/ward-3"}
+
+
+def test_a_task_reaches_the_engine_by_every_protocol() -> None:
+    asked = {**ASKED, "task": "report"}
+    assert ReplyRequest.model_validate(asked).sampling().task == "report"
+    assert ChatRequest.model_validate(asked).sampling().task == "report"
+    assert Instance.model_validate({"question": "q", "task": "report"}).as_chat().sampling().task == "report"
+    with pytest.raises(ValidationError, match="at most 100 characters"):
+        ChatRequest.model_validate({**ASKED, "task": "r" * 101})
 
 
 def test_stop_texts_and_a_pattern_reach_the_engine() -> None:

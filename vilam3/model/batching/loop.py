@@ -185,7 +185,10 @@ class Loop:
     def _pass(self, plan: Plan[Request]) -> list[int]:
         self._fill_places(plan)
         self._encode([picture for chunk in plan.chunks for picture in self._seen(chunk)])
-        said = [Said(slot=request.place, position=request.filled, token=request.said[-1]) for request in plan.decoding]
+        said = [
+            Said(slot=request.place, position=request.filled, token=request.said[-1], family=request.family)
+            for request in plan.decoding
+        ]
         if self._recorded is not None and not plan.chunks and self._recorded.fits(said):
             logits_BV = self._recorded.run(said)
         else:
@@ -237,6 +240,7 @@ class Loop:
             ids=chunk.entry.ids[chunk.start : chunk.stop],
             pictures=parts,
             wants_logits=chunk.is_last,
+            family=chunk.entry.family,
         )
 
     def _hand_out(self, plan: Plan[Request], tokens: Sequence[int]) -> None:

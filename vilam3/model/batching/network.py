@@ -19,6 +19,7 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from vilam3.model.batching.cache import SlotCache
 from vilam3.model.batching.packed import Linear, Packing
 from vilam3.model.config import IMAGE_TOKEN_ID
+from vilam3.model.gated import told_families
 from vilam3.model.vila import Vila
 
 
@@ -32,6 +33,7 @@ class Piece:
         ids: Token ids with `IMAGE_TOKEN_ID` at every position of an image.
         pictures: Features (positions, H) and where among `ids` they begin.
         wants_logits: Whether the next token is asked for.
+        family: Of tasks whose adapters are used, where there are any.
     """
 
     slot: int
@@ -39,6 +41,7 @@ class Piece:
     ids: Sequence[int]
     pictures: Sequence[tuple[int, Tensor]] = ()
     wants_logits: bool = False
+    family: int = 0
 
     @property
     def stop(self) -> int:
@@ -48,11 +51,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """The newest token of one reply, to be fed."""
+    """The newest token of one reply, to be fed; `family` as of a `Piece`."""
 
     slot: int
     position: int
     token: int
+    family: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -143,6 +147,11 @@ class Network:
         """Of the longest sequence."""
         return self._cos_L1D.shape[0]
 
+    @property
+    def has_families(self) -> bool:
+        """Whether what is fed belongs to families of tasks."""
+        return self.model.config.adapters is not None
+
     @torch.inference_mode()
     def run(self, said: Sequence[Said], pieces: Sequence[Piece]) -> Tensor:
         """Feed them, and return the logits (rows, V) of the replies and of the pieces that ask for them, in order."""
@@ -153,20 +162,31 @@ class Network:
         decoded = _decoded(said, device) if said else None
         prompted, wanted = self._prompted(pieces, first=len(said)), list(range(len(said)))
         wanted += [each.tokens.stop - 1 for each, piece in zip(prompted, pieces, strict=True) if piece.wants_logits]
-        hidden_NH = self._layers(self._embedded(said, pieces), at, decoded, prompted)
+        with told_families(self._families(said, pieces)):
+            hidden_NH = self._layers(self._embedded(said, pieces), at, decoded, prompted)
         return self._logits(hidden_NH if len(wanted) == len(hidden_NH) else hidden_NH[wanted])
 
-    def decode(self, ids_B: Tensor, at: tuple[Tensor, Tensor], *, length: int) -> Tensor:
+    def decode(
+        self, ids_B: Tensor, at: tuple[Tensor, Tensor], *, length: int, families_B: Tensor | None = None
+    ) -> Tensor:
         """Feed one token a row, for rows in the first places; nothing here depends on values, so it can be recorded.
 
         Args:
             ids_B: The tokens.
             at: Place and position of each.
             length: Positions attended to, at least all that are filled.
+            families_B: Of tasks whose adapters are used; None for a network without.
         """
         mask_B1L = (torch.arange(length, device=ids_B.device) <= at[1][:, None])[:, None]
         decoded = _Decoded(slots=slice(0, len(ids_B)), mask_B1L=mask_B1L)
-        return self._logits(self._layers(self.model.llm.model.embed_tokens(ids_B), at, decoded, ()))
+        with told_families(families_B):
+            return self._logits(self._layers(self.model.llm.model.embed_tokens(ids_B), at, decoded, ()))
+
+    def _families(self, said: Sequence[Said], pieces: Sequence[Piece]) -> Tensor | None:
+        if not self.has_families:
+            return None
+        families = [row.family for row in said] + [piece.family for piece in pieces for _ in piece.ids]
+        return torch.tensor(families, device=self.model.device)
 
     def _embedded(self, said: Sequence[Said], pieces: Sequence[Piece]) -> Tensor:
         ids = [row.token for row in said] + [max(token, 0) for piece in pieces for token in piece.ids]

@@ -26,6 +26,7 @@ class _Inputs:
     ids_B: Tensor
     slots_B: Tensor
     positions_B: Tensor
+    families_B: Tensor
 
 
 class RecordedDecoding:
@@ -61,16 +62,19 @@ class RecordedDecoding:
         inputs.ids_B.copy_(torch.tensor([row.token for row in said] + [0] * idle))
         inputs.slots_B.copy_(torch.tensor([row.slot for row in said] + [self._spare] * idle))
         inputs.positions_B.copy_(torch.tensor([row.position for row in said] + [0] * idle))
+        inputs.families_B.copy_(torch.tensor([row.family for row in said] + [0] * idle))
         if (rows, length) not in self._replays:
             self._replays[rows, length] = self._record(lambda: self._work(inputs, length))
         return self._replays[rows, length]()[: len(said)].clone()
 
     def _work(self, inputs: _Inputs, length: int) -> Tensor:
-        return self._network.decode(inputs.ids_B, (inputs.slots_B, inputs.positions_B), length=length)
+        families_B = inputs.families_B if self._network.has_families else None
+        at = (inputs.slots_B, inputs.positions_B)
+        return self._network.decode(inputs.ids_B, at, length=length, families_B=families_B)
 
     def _new_inputs(self, rows: int) -> _Inputs:
-        made = [torch.zeros(rows, dtype=torch.long, device=self._network.model.device) for _ in range(3)]
-        self._inputs[rows] = _Inputs(ids_B=made[0], slots_B=made[1], positions_B=made[2])
+        made = [torch.zeros(rows, dtype=torch.long, device=self._network.model.device) for _ in range(4)]
+        self._inputs[rows] = _Inputs(ids_B=made[0], slots_B=made[1], positions_B=made[2], families_B=made[3])
         return self._inputs[rows]
 
 

@@ -42,6 +42,7 @@ class Request(Entry):
         recalled: Remembered blocks of the prompt's beginning, until they are in its place.
         chain: Keys of the full blocks of its prompt, and of its reply once that has ended.
         sampling: How to decode.
+        family: Of tasks whose adapters are used.
         random: Its own source of chance, or None for greedy.
         most: Tokens it may say.
         mailbox: What the caller is told.
@@ -54,6 +55,7 @@ class Request(Entry):
     recalled: Sequence[Tensor] = ()
     chain: KeyChain
     sampling: Sampling
+    family: int = 0
     random: torch.Generator | None = None
     most: int
     mailbox: Mailbox
