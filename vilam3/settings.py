@@ -128,6 +128,14 @@ class Stage(Settings):
     """Weight of these products, divided by their rank."""
     lora_kind: Literal["lora", "dora"] = "lora"
     """`dora` lets the lengths of the matrices' rows learn apart from their directions, which the products turn."""
+    adapter_tasks: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
+    """Families of tasks by name, each with its data sets of the mixture and whatever else questions of it call their
+    task, as those of an evaluation do. Each has products of its own, which are kept beside the matrices and chosen by
+    the task of a question. Empty has one for all, which is added to the matrices."""
+    adapter_default: str = ""
+    """Family of questions that name no task."""
+    adapter_experts: PositiveInt = 1
+    """Products of each family at each matrix, of `lora_rank` each, among which a router divides every token."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     template: Literal["plain"] | None = None
@@ -162,9 +170,30 @@ class Stage(Settings):
             )
         if not any(self.mixture.values()):
             raise ValueError("mixture: every dataset has weight 0; give at least one a positive weight")
+        self._check_adapters()
         if unknown := sorted(set(self.published_samples) - set(self.mixture)):
             raise ValueError(f"published_samples.{unknown[0]}: not in mixture; add it there or remove it here")
         return self
+
+    def _check_adapters(self) -> None:
+        if not self.adapter_tasks:
+            if self.adapter_default or self.adapter_experts > 1:
+                raise ValueError(
+                    "adapter_default, adapter_experts: have no effect without adapter_tasks; leave them out"
+                )
+            return
+        if not self.lora_rank or self.lora_kind != "lora":
+            raise ValueError('adapter_tasks: need lora_rank above 0 and lora_kind = "lora"')
+        if self.adapter_default not in self.adapter_tasks:
+            known = ", ".join(sorted(self.adapter_tasks))
+            raise ValueError(f"adapter_default={self.adapter_default!r}: is no family; name one of {known}")
+        named = [dataset for family in self.adapter_tasks.values() for dataset in family]
+        if twice := sorted({one for one in named if named.count(one) > 1}):
+            raise ValueError(f"adapter_tasks: {twice[0]} is named twice; a name belongs to one family")
+        if idle := sorted(name for name, family in self.adapter_tasks.items() if not set(family) & set(self.mixture)):
+            raise ValueError(f"adapter_tasks.{idle[0]}: none of its names is in mixture; it would learn nothing")
+        if absent := sorted(name for name, weight in self.mixture.items() if weight and name not in named):
+            raise ValueError(f"adapter_tasks: {absent[0]} belongs to no family; add it to one")
 
     @property
     def accumulation(self) -> int:

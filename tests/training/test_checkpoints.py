@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.training.processes import Mischief, Place, finished, run_gang
+from tests.training.test_equal import GATED
 from vilam3.objects import open_store
 from vilam3.train.strategy import StrategyName
 
@@ -68,8 +69,11 @@ def test_killed_after_any_step_it_ends_bit_identical(
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
-def test_killed_while_adapting_by_dora_it_ends_bit_identical(place: Place, strategy: StrategyName) -> None:
-    adapting = place.changed(lora_rank=4, lora_kind="dora")
+@pytest.mark.parametrize("changes", [{"lora_rank": 4, "lora_kind": "dora"}, GATED], ids=["dora", "gated"])
+def test_killed_while_adapting_it_ends_bit_identical(
+    place: Place, changes: dict[str, object], strategy: StrategyName
+) -> None:
+    adapting = place.changed(**changes)
     undisturbed = finished(run_gang(adapting, 2, strategy, out="undisturbed"))
     endings = run_gang(adapting, 2, strategy, mischief=Mischief(rank=1, dies_after_step=7, settles=True))
     assert KILLED in {ending.code for ending in endings}

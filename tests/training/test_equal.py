@@ -32,6 +32,14 @@ GANGS: tuple[tuple[StrategyName, int], ...] = (
     ("zero3", 3),
     ("fsdp2", 2),
 )
+GATED: dict[str, object] = {
+    "lora_rank": 2,
+    "weight_decay": 0.0,
+    "mixture": {"vqa": 1, "expert": 2, "text": 1},
+    "adapter_tasks": {"answer": ["vqa", "text"], "consult": ["expert"]},
+    "adapter_default": "answer",
+    "adapter_experts": 3,
+}
 Alone = dict[str, tuple[Path, StageResult]]
 
 
@@ -86,6 +94,23 @@ def test_a_gang_that_adapts_by_low_rank_loses_what_one_process_loses(
     mine, theirs = (checkpoint.load(path).model.state_dict() for path in (place.folder / "out", out))
     for name, weight in theirs.items():
         torch.testing.assert_close(mine[name], weight, atol=WEIGHT, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("packed_rows", [0, 2])
+def test_a_gang_with_task_adapters_loses_what_one_process_loses(
+    place: Place, packed_rows: int, strategy: StrategyName
+) -> None:
+    """Samples of other families on each member, in rows of their own and in rows together."""
+    gated = place.changed(**GATED)
+    out = place.folder / "by-one"
+    alone = local.run(gated.recipe, stage=place.stage, corpus=place.corpus, base=place.base, out=out)
+    found = finished(run_gang(gated.changed(packed_rows=packed_rows), 2, strategy))
+    assert found["losses"] == pytest.approx(alone.losses, abs=LOSS)
+    mine, theirs = (checkpoint.load(path) for path in (place.folder / "out", out))
+    assert mine.config.adapters == theirs.config.adapters
+    for name, weight in theirs.model.state_dict().items():
+        torch.testing.assert_close(mine.model.state_dict()[name], weight, atol=WEIGHT, rtol=0, msg=name)
 
 
 def test_a_step_of_text_alone_is_the_same_whoever_trains_and_waits_for_nobody(place: Place) -> None:

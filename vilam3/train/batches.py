@@ -6,7 +6,7 @@ a resumed run needs only its step number.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -25,8 +25,8 @@ from vilam3.model.segments import OPENING
 from vilam3.model.tokenizer import PieceTokenizer
 from vilam3.train.example import Example
 from vilam3.train.packing import Packing
-from vilam3.train.prefix import WORTHWHILE, by_opening, shared_length
-from vilam3.train.rows import Piece, joined, rows_of
+from vilam3.train.prefix import by_opening, shared_length
+from vilam3.train.rows import Piece, joined, opening_of, rows_of
 from vilam3.train.step import Batch
 
 PICTURE_MEMORY_BYTES = 1 << 30
@@ -35,13 +35,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
-    """How conversations become tokens in one stage."""
+    """How conversations become tokens in one stage; `families` has the number of each dataset's, if there are any."""
 
     tokenizer: PieceTokenizer
     template: Template
     max_tokens: int
     tokens_per_image: int
     normalise: bool
+    families: Mapping[str, int] = field(default_factory=dict)
 
 
 class Samples(Protocol):
@@ -118,7 +119,7 @@ class Examples:
     """One dataset, tokenized when first asked for."""
 
     def __init__(self, name: str, samples: Samples, encoding: Encoding, *, keeps: bool = True) -> None:
-        """`name` is for messages; who does not keep tokens makes them each time."""
+        """`name` is for messages and its family; who does not keep tokens makes them each time."""
         self._name = name
         self._samples = samples
         self._encoding = encoding
@@ -164,6 +165,7 @@ class Examples:
             images=sample.images[: encoded.input_ids.count(IMAGE_TOKEN_ID)],
             length=embedded_length(encoded.input_ids, how.tokens_per_image),
             sample_id=sample.sample_id,
+            family=how.families.get(self._name),
         )
 
 
@@ -210,7 +212,7 @@ class Feed:
             places = range(0, len(rows), self._packing.rows)
             return [collate_packed(rows[start : start + self._packing.rows], pictures) for start in places]
         drawn.sort(key=lambda example: -example.length)
-        groups = by_opening([example.input_ids_T[:WORTHWHILE].tobytes() for example in drawn])
+        groups = by_opening([opening_of(example) for example in drawn])
         parts = [group[start : start + micro_batch] for group in groups for start in range(0, len(group), micro_batch)]
         return [collate([drawn[index] for index in part], pictures) for part in parts]
 
@@ -261,6 +263,7 @@ def collate(examples: Sequence[Example], pictures: Shown) -> Batch:
         num_targets=int((labels_BT[:, 1:] != IGNORED_LABEL).sum()),
         num_shared=shared_length(ids, labels, mask),
         samples=tuple(example.sample_id for example in examples),
+        families_BT=_families([[example] for example in examples], longest),
     )
 
 
@@ -272,4 +275,18 @@ def collate_packed(rows: Sequence[Sequence[Piece]], pictures: Shown) -> Batch:
         firsts = np.cumsum([0, *(len(piece.example.input_ids_T) for piece in row[:-1])])
         starts_BT[number, firsts] = torch.tensor([piece.begins for piece in row])
     samples = tuple(piece.example.sample_id for row in rows for piece in row if piece.begins != OPENING)
-    return replace(batch, starts_BT=starts_BT, samples=samples, num_shared=0)
+    families_BT = _families([[piece.example for piece in row] for row in rows], batch.input_ids_BT.shape[1])
+    return replace(batch, starts_BT=starts_BT, samples=samples, num_shared=0, families_BT=families_BT)
+
+
+def _families(rows: Sequence[Sequence[Example]], width: int) -> Tensor | None:
+    """The family of each token, 0 where padded; None where samples have none."""
+    families_BT = torch.zeros((len(rows), width), dtype=torch.long)
+    for number, row in enumerate(rows):
+        start = 0
+        for example in row:
+            if example.family is None:
+                return None
+            families_BT[number, start : start + len(example.input_ids_T)] = example.family
+            start += len(example.input_ids_T)
+    return families_BT

@@ -131,7 +131,7 @@ def _job(
     settings = recipe.stage(order.stage)
     model = loaded.model.train()
     freeze(model, trainable=settings.trainable)
-    adapt(model, settings, seed=recipe.seed)
+    loaded = adapt(loaded, settings, seed=recipe.seed)
     model.to(peers.device)
     if settings.gradient_checkpointing:
         checkpoint_activations(model)

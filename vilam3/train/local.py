@@ -140,7 +140,7 @@ def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Pat
     settings = recipe.stage(name)
     model = loaded.model.train()
     freeze(model, trainable=settings.trainable)
-    adapt(model, settings, seed=recipe.seed)
+    loaded = adapt(loaded, settings, seed=recipe.seed)
     if settings.gradient_checkpointing:
         checkpoint_activations(model)
     optimizer = make_optimizer(model, settings)

@@ -5,24 +5,29 @@ DoRA: length and direction of that matrix's rows learn apart: with W' = W + (alp
 m W' x / |W'|, where m and |W'| have one entry for each row and m begins as |W| (Liu et al. 2024, equation 5). Gradients
 take |W'| as a constant, as section 4.3 there advises. Here m - |W| is what learns: the gradient is the same, and the
 beginning is exact in any precision.
-What is saved is the one matrix that does the same, in the published layout: whoever loads a model need not know how it
-was trained.
+Task-gated: each family of tasks has products of its own, see `vilam3.model.gated`; they are saved beside the matrices.
+Of the others what is saved is the one matrix that does the same, in the published layout: whoever loads a model need
+not know how it was trained.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vilam3.errors import RecipeError
 from vilam3.model import checkpoint
 from vilam3.model.checkpoint import Loaded
+from vilam3.model.families import AdapterConfig
+from vilam3.model.gated import GATED, Gated, install
 from vilam3.model.vila import Vila
 from vilam3.settings import Stage
 
 A, B, LENGTH, WEIGHT = ".lora_a", ".lora_b", ".lora_length", ".weight"
-BESIDE = (A, B, LENGTH)
+BESIDE = (A, B, LENGTH, *GATED)
 
 
 class LowRank(nn.Module):
@@ -79,22 +84,73 @@ class Decomposed(LowRank):
 KINDS: Mapping[str, type[LowRank]] = {"lora": LowRank, "dora": Decomposed}
 
 
-def adapt(model: Vila, stage: Stage, *, seed: int) -> None:
-    """Put the product beside every matrix of the language model's layers, and let nothing else of it learn."""
+def adapt(loaded: Loaded, stage: Stage, *, seed: int) -> Loaded:
+    """The network with products beside every matrix of the language model's layers, where nothing else of it learns.
+
+    Raises:
+        RecipeError: the network has task adapters already, and the stage does not go on with the very same.
+    """
+    before, wanted = loaded.config.adapters, adapter_config(stage)
+    if before is not None and before != wanted:
+        raise RecipeError(
+            f"adapter_tasks: the base has task adapters ({', '.join(before.names)}) and this stage other ones or none; "
+            "repeat the settings they were trained with, or make one family part of the base by vilam3 model merge"
+        )
     if not stage.lora_rank:
-        return
+        return loaded
     generator = torch.Generator().manual_seed(seed)
+    if wanted is None:
+        _put_beside(loaded.model, stage, generator)
+    elif before is None:
+        loaded = _gated(loaded, wanted, generator)
+    for name, weight in loaded.model.llm.named_parameters():
+        weight.requires_grad_(name.endswith(BESIDE))
+    return loaded
+
+
+def adapter_config(stage: Stage) -> AdapterConfig | None:
+    """The task-gated adapters that a stage trains, if any."""
+    if not stage.adapter_tasks:
+        return None
+    return AdapterConfig(
+        families={name: tuple(sorted(datasets)) for name, datasets in sorted(stage.adapter_tasks.items())},
+        default=stage.adapter_default,
+        experts=stage.adapter_experts,
+        rank=stage.lora_rank,
+        alpha=stage.lora_alpha,
+    )
+
+
+def families_of(stage: Stage) -> dict[str, int]:
+    """The number of the family of each data set; empty where there are no families."""
+    adapters = adapter_config(stage)
+    if adapters is None:
+        return {}
+    return {name: adapters.number_of(name) for name, weight in stage.mixture.items() if weight}
+
+
+def _put_beside(model: Vila, stage: Stage, generator: torch.Generator) -> None:
+    kind = KINDS[stage.lora_kind]
     for parent in list(model.llm.model.layers.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                kind = KINDS[stage.lora_kind]
                 setattr(parent, name, kind(child, rank=stage.lora_rank, alpha=stage.lora_alpha, generator=generator))
-    for name, weight in model.llm.named_parameters():
-        weight.requires_grad_(name.endswith(BESIDE))
+
+
+def _gated(loaded: Loaded, adapters: AdapterConfig, generator: torch.Generator) -> Loaded:
+    install(loaded.model.llm.model.layers, adapters)
+    for module in loaded.model.llm.modules():
+        if isinstance(module, Gated):
+            module.draw(generator)
+    config = replace(loaded.config, adapters=adapters)
+    loaded.model.config = config
+    return replace(loaded, config=config)
 
 
 def added_up(loaded: Loaded, stage: Stage, weights: Mapping[str, Tensor]) -> Loaded:
-    """The network of these weights by name, with everything that learned beside a matrix made part of it."""
+    """The network of these weights by name, with what learned beside a matrix for all tasks made part of it."""
+    if stage.adapter_tasks:
+        return checkpoint.filled(loaded, weights)
     whole = {name: weight for name, weight in weights.items() if not name.endswith(BESIDE)}
     for name in weights:
         if name.endswith(A):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from vilam3.errors import RecipeError
 from vilam3.model.config import VilaConfig
-from vilam3.model.sizes import adapted_rows, image_operations, llm_operations, low_rank_weights, sizes
+from vilam3.model.sizes import adapted_rows, gated_weights, image_operations, llm_operations, low_rank_weights, sizes
 from vilam3.recipe import Recipe
 from vilam3.settings import Part, Stage
 from vilam3.train.network import network_config
@@ -106,7 +106,7 @@ class StagePlan:
         trainable: Weights that learn.
         states_bytes: Weights, gradients and optimizer on one device, by ZeRO stage.
         activations_bytes: Beside them, for one forward pass of samples of the assumed length.
-        checkpoint_bytes: The published layout.
+        checkpoint_bytes: The published layout, with adapters that are kept beside it.
         resume_bytes: What a resume needs beside it, over all devices.
         work: None where the number of samples is not known.
         unknown: Data sets whose number of samples is not known.
@@ -146,6 +146,7 @@ def _stage(recipe: Recipe, name: str, assumptions: Assumptions, known: Mapping[s
     unknown = tuple(sorted(name for name, weight in stage.mixture.items() if weight and name not in samples))
     counted, precision = sizes(config), recipe.model.precision
     trainable = learning_weights(config, stage)
+    kept_beside = _adapter_weights(config, stage) if stage.adapter_tasks else 0
     return StagePlan(
         name=name,
         devices=stage.devices,
@@ -156,7 +157,7 @@ def _stage(recipe: Recipe, name: str, assumptions: Assumptions, known: Mapping[s
             for zero in ZERO_STAGES
         },
         activations_bytes=_activations_bytes(config, stage, assumptions, WEIGHT_BYTES[precision]),
-        checkpoint_bytes=counted.total * (2 if config.model_dtype == "torch.bfloat16" else 4),
+        checkpoint_bytes=(counted.total + kept_beside) * (2 if config.model_dtype == "torch.bfloat16" else 4),
         resume_bytes=trainable * STATE_BYTES,
         work=None if unknown and stage.steps is None else _work(config, stage, assumptions, samples),
         unknown=unknown,
@@ -167,8 +168,16 @@ def learning_weights(config: VilaConfig, stage: Stage) -> int:
     """How many weights the stage moves."""
     counted = sizes(config)
     whole = [part for part in stage.trainable if not (part == "llm" and stage.lora_rank)]
-    beside = low_rank_weights(config.llm, rank=stage.lora_rank, has_lengths=stage.lora_kind == "dora")
-    return sum(counted.of(part) for part in whole) + beside
+    return sum(counted.of(part) for part in whole) + _adapter_weights(config, stage)
+
+
+def _adapter_weights(config: VilaConfig, stage: Stage) -> int:
+    """Of what learns beside the language model's matrices."""
+    if not stage.adapter_tasks:
+        return low_rank_weights(config.llm, rank=stage.lora_rank, has_lengths=stage.lora_kind == "dora")
+    products = len(stage.adapter_tasks) * stage.adapter_experts
+    routes = products if stage.adapter_experts > 1 else 0
+    return gated_weights(config.llm, products=products, routes=routes, rank=stage.lora_rank)
 
 
 def states_bytes(total: int, trainable: int, *, devices: int, zero_stage: int, precision: str) -> int:

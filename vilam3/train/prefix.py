@@ -35,12 +35,24 @@ def shared_length(input_ids_BT: Tensor, labels_BT: Tensor, mask_BT: Tensor) -> i
 
 
 def loss_after_prefix(
-    model: Vila, input_ids_BT: Tensor, pixels_NCHW: Tensor | None, *, mask_BT: Tensor, labels_BT: Tensor, length: int
+    model: Vila,
+    input_ids_BT: Tensor,
+    pixels_NCHW: Tensor | None,
+    *,
+    mask_BT: Tensor,
+    labels_BT: Tensor,
+    length: int,
+    families_BT: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy over the targets, as `Vila.forward` gives it, with the first `length` tokens run once."""
+    """Mean cross-entropy over the targets, as `Vila.forward` gives it, with the first `length` tokens run once.
+
+    All rows are of one family of tasks, where there are any.
+    """
     embeds_1PH = model.llm.model.embed_tokens(input_ids_BT[:1, :length])
     cache = DynamicCache(config=model.llm.config)
-    model.llm.model(inputs_embeds=embeds_1PH, past_key_values=cache, use_cache=True)
+    first_1P, rest_BT = (None, None) if families_BT is None else (families_BT[:1, :length], families_BT[:, length:])
+    told = model.families_at(input_ids_BT[:1, :length], first_1P, attention_mask_BT=None, limit=length)
+    model.llm.model(inputs_embeds=embeds_1PH, past_key_values=cache, use_cache=True, **told)
     cache.batch_repeat_interleave(input_ids_BT.shape[0])
     spliced = model.splice(
         input_ids_BT[:, length:],
@@ -50,9 +62,10 @@ def loss_after_prefix(
     )
     assert spliced.labels_BL is not None
     limit = model.config.max_tokens - length
+    told = model.families_at(input_ids_BT[:, length:], rest_BT, attention_mask_BT=mask_BT[:, length:], limit=limit)
     # Padding is on the right and attention is causal, so real positions never see it: no mask is needed.
     hidden_BLH = model.llm.model(
-        inputs_embeds=spliced.embeds_BLH[:, :limit], past_key_values=cache, use_cache=True
+        inputs_embeds=spliced.embeds_BLH[:, :limit], past_key_values=cache, use_cache=True, **told
     ).last_hidden_state
     total, num_targets = target_loss(model.llm.lm_head, hidden_BLH, spliced.labels_BL[:, :limit])
     return total / max(num_targets, 1)

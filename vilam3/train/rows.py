@@ -49,7 +49,7 @@ def by_shared_opening(samples: Sequence[Example], *, capacity: int) -> tuple[lis
     found: dict[bytes, list[Example]] = defaultdict(list)
     for one in samples:
         fits = len(one.input_ids_T) > WORTHWHILE and one.length <= capacity
-        found[one.input_ids_T[:WORTHWHILE].tobytes() if fits else b""].append(one)
+        found[opening_of(one) if fits else b""].append(one)
     loose = found.pop(b"", [])
     groups = []
     for group in found.values():
@@ -58,6 +58,12 @@ def by_shared_opening(samples: Sequence[Example], *, capacity: int) -> tuple[lis
         else:
             loose += group
     return groups, loose
+
+
+def opening_of(one: Example) -> bytes:
+    """Equal for samples that may share an opening: of equal beginning, and of one family, since adapters see it."""
+    family = b"" if one.family is None else b"%d " % one.family
+    return family + one.input_ids_T[:WORTHWHILE].tobytes()
 
 
 def shared_length(samples: Sequence[Example]) -> int:
@@ -101,6 +107,7 @@ def _cut(example: Example, start: int, stop: int | None) -> Example:
         images=() if stop is not None else example.images,
         length=example.length - start if stop is None else stop - start,
         sample_id="" if stop is not None else example.sample_id,
+        family=example.family,
     )
 
 

@@ -24,6 +24,7 @@ from vilam3.objects import open_store
 from vilam3.recipe import Recipe
 from vilam3.settings import STAGES, Stage
 from vilam3.train.batches import Encoding, Examples, Feed, Pictures
+from vilam3.train.low_rank import families_of
 from vilam3.train.network import network_config
 from vilam3.train.packing import Packing
 from vilam3.train.record import digest_of, weights_digest
@@ -137,6 +138,7 @@ def make_feed(recipe: Recipe, *, stage: str, corpus: Path, loaded: Loaded) -> Fe
         max_tokens=min(settings.max_tokens, loaded.config.max_tokens),
         tokens_per_image=loaded.config.tokens_per_image,
         normalise=recipe.model.image_whitespace == "published",
+        families=families_of(settings),
     )
     packing = Packing(capacity=encoding.max_tokens, rows=settings.packed_rows) if settings.packed_rows else None
     skips, size = settings.corrupt_images_max > 0, loaded.config.vision.image_size

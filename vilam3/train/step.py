@@ -41,6 +41,7 @@ class Batch:
         num_shared: Leading tokens that are the same in all rows and can be run once; see `vilam3.train.prefix`.
         samples: Names of the samples.
         starts_BT: How samples begin in rows that hold several, see `vilam3.model.segments`; None where each holds one.
+        families_BT: Family of tasks of each token, see `vilam3.model.gated`; None where there are none.
     """
 
     input_ids_BT: Tensor
@@ -51,6 +52,7 @@ class Batch:
     num_shared: int = 0
     samples: tuple[str, ...] = ()
     starts_BT: Tensor | None = None
+    families_BT: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,7 @@ def in_lockstep(batch: Batch, *, image_size: int) -> Batch:
         labels_BT=torch.cat([batch.labels_BT, torch.full_like(row_1T, IGNORED_LABEL)]),
         mask_BT=torch.cat([batch.mask_BT, is_first_1T]),
         starts_BT=None if batch.starts_BT is None else torch.cat([batch.starts_BT, is_first_1T * ALONE]),
+        families_BT=None if batch.families_BT is None else torch.cat([batch.families_BT, torch.zeros_like(row_1T)]),
         pixels_NCHW=torch.zeros((1, 3, image_size, image_size), dtype=torch.uint8),
         num_shared=0,
     )
@@ -226,15 +229,23 @@ def loss_of(model: Vila, batch: Batch, *, precision: torch.dtype, network: Netwo
     device = model.device
     pixels = None if batch.pixels_NCHW is None else normalise_pixels(batch.pixels_NCHW.to(device), model.config.vision)
     ids_BT, labels_BT, mask_BT = (one.to(device) for one in (batch.input_ids_BT, batch.labels_BT, batch.mask_BT))
+    families_BT = None if batch.families_BT is None else batch.families_BT.to(device)
     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
         if (
             batch.num_shared and not model.llm.is_activation_checkpointing
         ):  # a cache and recomputation exclude each other
             return loss_after_prefix(
-                model, ids_BT, pixels, mask_BT=mask_BT, labels_BT=labels_BT, length=batch.num_shared
+                model,
+                ids_BT,
+                pixels,
+                mask_BT=mask_BT,
+                labels_BT=labels_BT,
+                length=batch.num_shared,
+                families_BT=families_BT,
             )
         starts_BT = None if batch.starts_BT is None else batch.starts_BT.to(device)
-        output = (network or model)(ids_BT, pixels, attention_mask_BT=mask_BT, labels_BT=labels_BT, starts_BT=starts_BT)
+        rows = {"attention_mask_BT": mask_BT, "labels_BT": labels_BT, "starts_BT": starts_BT}
+        output = (network or model)(ids_BT, pixels, **rows, families_BT=families_BT)
     assert output.loss is not None
     assert output.num_targets == batch.num_targets
     loss: Tensor = output.loss

@@ -39,7 +39,7 @@ def test_they_start_from_the_same_loss_and_alone_learn(adapting: Recipe, corpus:
     model = loaded.model.train()
     before = [float(loss_of(model, batch, precision=torch.float32).detach()) for batch in batches]
     freeze(model, trainable=stage.trainable)
-    adapt(model, stage, seed=adapting.seed)
+    loaded = adapt(loaded, stage, seed=adapting.seed)
     assert [float(loss_of(model, batch, precision=torch.float32).detach()) for batch in batches] == before
     counted = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert counted == learning_weights(network_config(adapting.model), stage)

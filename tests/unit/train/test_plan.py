@@ -79,6 +79,21 @@ def test_lengths_that_learn_are_counted_with_what_they_hold_for_the_backward_pas
     assert dora.activations_bytes > lora.activations_bytes
 
 
+def test_adapters_by_task_are_counted_for_each_family_and_kept_beside_the_model() -> None:
+    """Of the 8B network: two families of three experts, and a score of each input for each expert."""
+    recipe = load([RECIPES / "vila-m3-8b.toml"])
+    table = recipe.model_dump()
+    names = sorted(table["stages"]["stage4_expert"]["mixture"])
+    table["stages"]["stage4_expert"] |= {"trainable": ["llm"], "lora_rank": 16}
+    shared = plan(Recipe.model_validate(table), A100)[-1]
+    families = {"adapter_tasks": {"answer": names[:2], "report": names[2:]}, "adapter_default": "answer"}
+    table["stages"]["stage4_expert"] |= families | {"adapter_experts": 3}
+    gated = plan(Recipe.model_validate(table), A100)[-1]
+    routers = 32 * 2 * 3 * (6 * 4096 + 14336)
+    assert gated.trainable == 2 * 3 * shared.trainable + routers
+    assert gated.checkpoint_bytes - shared.checkpoint_bytes == 2 * gated.trainable
+
+
 def test_a_stage_whose_samples_are_not_known_says_which() -> None:
     first = plan(load([RECIPES / "vila-m3-8b.toml"]), A100)[0]
     assert first.work is None
