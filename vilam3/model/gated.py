@@ -54,10 +54,14 @@ class Gated(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """As the layer, with the products of each token's family added."""
+        return functional.linear(values, self.weight, self.bias) + self.added(values)
+
+    def added(self, values: Tensor) -> Tensor:
+        """The products of each token's family alone."""
         thin = functional.linear(values, self.gated_a)
         gates = self._gates(values).to(thin.dtype)
         weighed = thin.view(*thin.shape[:-1], *gates.shape[-2:], self._config.rank) * gates[..., None]
-        return functional.linear(values, self.weight, self.bias) + functional.linear(weighed.flatten(-3), self.gated_b)
+        return functional.linear(weighed.flatten(-3), self.gated_b)
 
     def _gates(self, values: Tensor) -> Tensor:
         """(..., F, E): the scale times the router's shares in the token's family, zero in the others."""

@@ -2,14 +2,16 @@
 
 A general matrix product rearranges the weights each time it is called; for the few rows of a decoding step that takes
 as long as the product. oneDNN's products take weights that were rearranged once: half the time for up to 32 rows. It
-is a copy, so it is made as far as a bound on memory allows, and only of plain layers: one that an adapter or
-quantisation has taken the place of is called as it is.
+is a copy, so it is made as far as a bound on memory allows, and only of plain layers and of the plain part of those
+with adapters by task: one that anything else has taken the place of is called as it is.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from vilam3.model.gated import Gated
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -32,8 +34,16 @@ class Packing:
 
         Later changes of its weights are not seen by a copy.
         """
-        if type(layer) is not nn.Linear or not self._takes(layer.weight):
+        if not isinstance(layer, nn.Linear | Gated) or type(layer) not in {nn.Linear, Gated}:
             return layer
+        if not self._takes(layer.weight):
+            return layer
+        product = self._copied(layer)
+        if isinstance(layer, nn.Linear):
+            return product
+        return lambda rows_NI: product(rows_NI) + layer.added(rows_NI)
+
+    def _copied(self, layer: nn.Linear | Gated) -> Linear:
         self._left_bytes -= layer.weight.nbytes
         with torch.inference_mode():
             weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())  # noqa: SLF001 - torch's own compiler emits these two; there is no public name

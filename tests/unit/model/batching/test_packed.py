@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from vilam3.model.batching.packed import Packing
+from vilam3.model.families import AdapterConfig
+from vilam3.model.gated import Gated, told_families
 
 PLENTY = 2**30
 
@@ -19,6 +21,21 @@ def test_a_copy_multiplies_as_the_layer_does(rows: int, has_bias: bool) -> None:
     assert product is not layer
     with torch.inference_mode():
         torch.testing.assert_close(product(rows_NI), layer(rows_NI), rtol=1e-5, atol=1e-5)
+
+
+def test_of_a_layer_with_adapters_the_plain_part_is_copied() -> None:
+    torch.manual_seed(7)
+    config = AdapterConfig(
+        families={"answer": ("a",), "report": ("b",)}, default="answer", experts=2, rank=3, alpha=6.0
+    )
+    layer = Gated(nn.Linear(96, 160), config)
+    for weight in layer.parameters():
+        nn.init.normal_(weight, std=0.1)
+    product = Packing(PLENTY).of(layer)
+    rows_NI = torch.randn(5, 96)
+    assert product is not layer
+    with torch.inference_mode(), told_families(torch.tensor([0, 1, 1, 0, 1])):
+        torch.testing.assert_close(product(rows_NI), layer(rows_NI), rtol=1e-4, atol=1e-4)
 
 
 def test_copies_are_made_as_far_as_memory_is_given() -> None:
