@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from vilam3.data.shards import MANIFEST
 from vilam3.errors import DataError, NotFoundError
-from vilam3.objects import Entry, open_store
+from vilam3.objects import open_store
 from vilam3.train.record import digest_of
 
 READABLE = frozenset({"", "file", "s3"})
-CORPUS_MANIFEST = "corpus.json"
 
 
 def corpus_digest(place: str) -> str:
@@ -28,12 +28,12 @@ def corpus_digest(place: str) -> str:
         ArtifactError: the store refuses or is out of reach.
     """
     try:
-        manifest = json.loads(_read(place, CORPUS_MANIFEST))
+        manifest = json.loads(read(place, MANIFEST))
         return str(manifest["digest"])
-    except (NotFoundError, FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"corpus {place}: has no {CORPUS_MANIFEST}; give the place of a prepared corpus") from error
+    except NotFoundError as error:
+        raise DataError(f"corpus {place}: has no {MANIFEST}; give the place of a prepared corpus") from error
     except (ValueError, LookupError, TypeError) as error:
-        raise DataError(f"corpus {place}: {CORPUS_MANIFEST} states no digest; prepare the corpus again") from error
+        raise DataError(f"corpus {place}: {MANIFEST} states no digest; prepare the corpus again") from error
 
 
 def check_corpus(place: str, digest: str) -> None:
@@ -67,30 +67,51 @@ def contents_of(places: Mapping[str, str]) -> str:
     return digest_of({name: _contents(name, place) for name, place in places.items() if place})
 
 
+def listing(place: str) -> list[tuple[str, int, float]]:
+    """Names, sizes and times of all files at a place; empty where there is nothing.
+
+    Raises:
+        UserError: the place is not understood.
+        ArtifactError: the store refuses or is out of reach.
+    """
+    folder = local_folder(place)
+    if folder is not None:
+        files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+        return [(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime) for path, stat in files]
+    parts = urlsplit(place)
+    above, _, name = parts.path.strip("/").rpartition("/")
+    entries = open_store(f"{parts.scheme}://{parts.netloc}/{above}").entries(name or "none")
+    return sorted((one.key, one.num_bytes, one.modified_s) for one in entries)
+
+
+def read(place: str, name: str) -> bytes:
+    """A file at a place.
+
+    Raises:
+        NotFoundError: it is not there.
+        UserError: the place is not understood.
+        ArtifactError: the store refuses or is out of reach.
+    """
+    folder = local_folder(place)
+    if folder is None:
+        return open_store(place).get(name)
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise NotFoundError(f"{folder / name}: cannot be read ({error.strerror}); check the path") from error
+
+
+def local_folder(place: str) -> Path | None:
+    """Where a place is on this machine; None where it is in a store."""
+    if "://" not in place:
+        return Path(place)
+    parts = urlsplit(place)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+
+
 def _contents(name: str, place: str) -> list[tuple[str, int, float]]:
     if urlsplit(place).scheme not in READABLE:
         return [(uuid.uuid4().hex, 0, 0.0)]
-    above, _, last = place.rstrip("/").rpartition("/")
-    is_local = urlsplit(place).scheme != "s3"
-    found = _listed(_path(place)) if is_local else sorted(map(_as_tuple, open_store(above).entries(last)))
-    if not found:
-        raise DataError(f"{name} {place}: there is nothing; give the place of what was prepared or trained")
-    return found
-
-
-def _listed(folder: Path) -> list[tuple[str, int, float]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime) for path in files]
-
-
-def _as_tuple(entry: Entry) -> tuple[str, int, float]:
-    return entry.key, entry.num_bytes, entry.modified_s
-
-
-def _read(place: str, name: str) -> bytes:
-    return open_store(place).get(name) if urlsplit(place).scheme == "s3" else (_path(place) / name).read_bytes()
-
-
-def _path(place: str) -> Path:
-    parts = urlsplit(place)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else Path(place)
+    if found := listing(place):
+        return found
+    raise DataError(f"{name} {place}: there is nothing; give the place of what was prepared or trained")

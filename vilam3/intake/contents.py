@@ -5,17 +5,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
+from vilam3.contents import listing, read
+from vilam3.data.shards import MANIFEST
 from vilam3.errors import CheckpointError, DataError, NotFoundError, UserError
 from vilam3.intake.event import Digests, Event, Places
 from vilam3.model.digests import DIGESTS
-from vilam3.objects import open_store
 from vilam3.train.record import digest_of
 
-CORPUS = "corpus.json"
 MODEL = re.compile(r"models:/+(?P<name>[^/@]+)@(?P<alias>[^/@]+)")
 REMOTE = ("s3://", "models:/")
 
@@ -72,13 +70,13 @@ def check_remote(places: Mapping[str, str]) -> None:
 
 def _manifest(corpus: str) -> Mapping[str, Any]:
     try:
-        manifest = json.loads(_read(corpus, CORPUS))
+        manifest = json.loads(read(corpus, MANIFEST))
     except NotFoundError as error:
-        raise DataError(f"corpus {corpus}: there is no {CORPUS} in it; give the folder of a prepared corpus") from error
+        raise DataError(f"corpus {corpus}: has no {MANIFEST}; give the folder of a prepared corpus") from error
     except ValueError as error:
-        raise DataError(f"corpus {corpus}: its {CORPUS} is damaged; prepare the corpus again") from error
+        raise DataError(f"corpus {corpus}: its {MANIFEST} is damaged; prepare the corpus again") from error
     if not isinstance(manifest, dict):
-        raise DataError(f"corpus {corpus}: its {CORPUS} is no manifest; prepare the corpus again")
+        raise DataError(f"corpus {corpus}: its {MANIFEST} is no manifest; prepare the corpus again")
     return manifest
 
 
@@ -87,7 +85,7 @@ def _base(place: str) -> tuple[str, str]:
     if place.startswith("models:/"):
         return _registered(place)
     try:
-        return place, hashlib.sha256(_read(place, DIGESTS)).hexdigest()
+        return place, hashlib.sha256(read(place, DIGESTS)).hexdigest()
     except NotFoundError:  # a published one carries none
         return place, _listed(place)
 
@@ -109,33 +107,7 @@ def _registered(uri: str) -> tuple[str, str]:
 
 def _listed(place: str) -> str:
     """Of what states no digest: names, sizes and times of all files, so that no change goes unnoticed."""
-    folder = _folder(place)
-    if folder is not None:
-        files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
-        told = [(path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime) for path, stat in files]
-    else:
-        parts = urlsplit(place)
-        above, _, name = parts.path.strip("/").rpartition("/")
-        entries = open_store(f"{parts.scheme}://{parts.netloc}/{above}").entries(name or "none")
-        told = sorted((one.key, one.num_bytes, one.modified_s) for one in entries)
+    told = listing(place)
     if not told:
         raise CheckpointError(f"{place}: nothing is there; check the bucket and the path")
     return digest_of({"files": told})
-
-
-def _read(place: str, name: str) -> bytes:
-    folder = _folder(place)
-    if folder is None:
-        return open_store(place).get(name)
-    try:
-        return (folder / name).read_bytes()
-    except OSError as error:
-        raise NotFoundError(f"{folder / name}: cannot be read ({error.strerror}); check the path") from error
-
-
-def _folder(place: str) -> Path | None:
-    """Where the place is on this machine; None where it is in S3."""
-    if "://" not in place:
-        return Path(place)
-    parts = urlsplit(place)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None

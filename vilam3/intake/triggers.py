@@ -6,8 +6,8 @@ So news may come twice, late or not at all: a schedule looks too, and the same c
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vilam3.data.shards import MANIFEST
 from vilam3.errors import DataError
-from vilam3.intake.contents import CORPUS
 from vilam3.intake.event import Answer, Event, Places, Trigger
 from vilam3.intake.intake import Intake
 from vilam3.intake.notices import Landed
@@ -65,16 +65,16 @@ class Standing:
         if not self.watch:
             return self.corpus
         store = open_store(self.watch)
-        manifests = [store.entry(f"{name}/{CORPUS}") for name in store.folders() if not name.startswith(".")]
+        manifests = [store.entry(f"{name}/{MANIFEST}") for name in store.folders() if not name.startswith(".")]
         found = [(one.modified_s, one.key) for one in manifests if one is not None]
         if not found:
             return self.corpus
-        return f"{self.watch.rstrip('/')}/{max(found)[1].removesuffix(f'/{CORPUS}')}"
+        return f"{self.watch.rstrip('/')}/{max(found)[1].removesuffix(f'/{MANIFEST}')}"
 
     def corpus_of(self, uri: str) -> str | None:
         """The corpus whose manifest this object is, if it is one that counts here."""
         corpus, slash, name = uri.rpartition("/")
-        if not slash or name != CORPUS:
+        if not slash or name != MANIFEST:
             return None
         above = corpus.rpartition("/")[0]
         is_watched = bool(self.watch) and above == self.watch.rstrip("/")

@@ -180,7 +180,7 @@ def test_a_dry_run_estimates_and_keeps_nothing(tmp_path: Path, plain: Intake, st
 def test_what_is_not_there_is_the_callers_mistake(tmp_path: Path, plain: Intake) -> None:
     given = event(tmp_path)
     (tmp_path / "corpus" / "corpus.json").unlink()
-    with pytest.raises(DataError, match=r"there is no corpus\.json"):
+    with pytest.raises(DataError, match=r"has no corpus\.json"):
         plain.submit(given)
     (tmp_path / "corpus" / "corpus.json").write_text("[1]")
     with pytest.raises(DataError, match="no manifest"):
