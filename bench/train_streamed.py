@@ -17,10 +17,11 @@ import pytest
 from bench.record import Figure
 from bench.training.corpus import write_corpus
 from bench.training.runs import train
-from bench.training.workload import recipe_of
+from bench.training.workload import recipe_of, workload
 from tests.e2e.s3_server import s3_server
 from vilam3.corpus.sharding import Cut, shard_corpus
 from vilam3.errors import PrerequisiteError
+from vilam3.model import checkpoint
 from vilam3.objects import open_store
 from vilam3.train.sources import brought, brought_corpus
 
@@ -39,8 +40,10 @@ def figures() -> list[Figure]:
             index = shard_corpus(folder / "corpus", out=f"s3://{BUCKET}/shards", cut=CUT)
             whole_s = _seconds(f"s3://{BUCKET}/folder", whole=True)
             index_s = _seconds(f"s3://{BUCKET}/shards", whole=False)
+            base = folder / "base"  # who starts from nothing reads all texts first, for the tokenizer
+            checkpoint.save(workload(folder / "corpus").loaded, base)
             recipe = recipe_of(steps=STEPS, checkpoint_every_steps=STEPS)
-            told = train(recipe, corpus=f"s3://{BUCKET}/shards", out=folder / "streamed", workers=1)
+            told = train(recipe, corpus=f"s3://{BUCKET}/shards", out=folder / "streamed", workers=1, base=base)
         num_bytes = sum(shard.num_bytes for shard in index.shards())
         fetched = sum(file.stat().st_size for file in (folder / "tmp").rglob("*.tar"))
     wait_s, seconds = float(told["settings"]["data_wait_s"]), float(told["seconds"])

@@ -14,7 +14,7 @@ from vilam3.recipe import Recipe
 ROOT = Path(__file__).parents[2]
 
 
-def train(recipe: Recipe, *, corpus: Path | str, out: Path, workers: int) -> dict[str, Any]:
+def train(recipe: Recipe, *, corpus: Path | str, out: Path, workers: int, base: Path | None = None) -> dict[str, Any]:
     """Train the stage with this many processes, one thread each; the record of the finished stage.
 
     Raises:
@@ -26,6 +26,7 @@ def train(recipe: Recipe, *, corpus: Path | str, out: Path, workers: int) -> dic
     options = {"--recipe": written, "--stage": STAGE, "--corpus": corpus, "--out": out, "--launcher": "torchrun"}
     command = [sys.executable, "-m", *starter, "vilam3", "train", "--no-tracking"]
     command += [str(word) for option in options.items() for word in option]
+    command += [] if base is None else ["--base", str(base)]
     finished = subprocess.run(  # noqa: S603 - our own program on our own temporary directory
         command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )

@@ -12,6 +12,7 @@ from vilam3.launch.job import Template
 from vilam3.recipe import load
 from vilam3.train.plan import ACCELERATORS, Assumptions, plan
 from vilam3.train.preflight import LEAST_DISK, MEBIBYTE
+from vilam3.train.shard_files import CACHE_VARIABLE
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S)
 RECIPES = ROOT / "pipelines" / "recipes"
@@ -86,8 +87,11 @@ def test_the_network_is_a_profile_of_the_installation(told: Mapping[str, Any]) -
     assert worker["resources"]["limits"]["rdma/ib"] == worker["resources"]["requests"]["rdma/ib"] == "1"
     assert worker["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
     assert "rdma/ib" not in head["resources"]["limits"]
-    (plain,) = _template({})["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"]
+    assert not [one for one in worker["env"] if one["name"] == CACHE_VARIABLE]
+    cluster = _template({"shardCacheGib": 200})["spec"]["rayClusterSpec"]
+    (plain,) = cluster["workerGroupSpecs"][0]["template"]["spec"]["containers"]
     assert plain["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert {"name": CACHE_VARIABLE, "value": "200"} in plain["env"]
 
 
 def test_secrets_are_references(told: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.s3_server import S3, s3_server
 from tests.training.processes import Mischief, Place, finished, run_gang
+from vilam3.cli.main import main
 from vilam3.corpus.sharding import Cut, shard_corpus
 from vilam3.objects import open_store
 from vilam3.train import local
@@ -175,3 +176,4 @@ def test_a_shard_that_is_damaged_in_the_store_is_named(streaming: Streaming) -> 
     assert told, endings
     assert f"shard {name} of {at}/shards: is not the one of the index" in told[0].message
     assert told[0].code == 1
+    assert [main(["corpus", "check", place]) for place in (AT, at)] == [0, 1]

@@ -70,11 +70,14 @@ def _shard(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from vilam3.corpus.sharding import Cut, shard_corpus
+    from vilam3.data.shards import MOST_MIXED
     from vilam3.errors import UserError
 
     for flag, number in (("samples", arguments.samples), ("mib", arguments.mib), ("window", arguments.window)):
         if number < 1:
             raise UserError(f"--{flag}={number}: must be at least 1")
+    if arguments.window > MOST_MIXED:
+        raise UserError(f"--window={arguments.window}: must be at most {MOST_MIXED}; make shards larger instead")
     cut = Cut(max_samples=arguments.samples, max_bytes=arguments.mib * MIB, mixed_shards=arguments.window)
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("samples", total=None)

@@ -26,6 +26,7 @@ from vilam3.errors import DataError
 MANIFEST = "corpus.json"
 SHARDS = "shards"  # key of the index in the manifest, and the folder beside it where no other place is named
 CONVERSATION = ".json"
+MOST_MIXED = 256  # files that a process holds open are two windows
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ShardName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.tar$")]
 
@@ -53,7 +54,7 @@ class ShardIndex(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     at: str = SHARDS
-    mixed_shards: PositiveInt
+    mixed_shards: Annotated[int, Field(ge=1, le=MOST_MIXED)]
     datasets: Mapping[str, tuple[Shard, ...]]
 
     @property

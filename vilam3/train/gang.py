@@ -106,8 +106,8 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
             diary.finish(succeeded=False)
             raise
         finally:
+            job.feed.close()  # first, for who makes batches may await a store
             job.ahead.close()
-            job.feed.close()
             job.checkpoints.close()
 
 

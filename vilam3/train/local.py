@@ -130,8 +130,8 @@ def run(
             diary.finish(succeeded=False)
             raise
         finally:
+            job.feed.close()  # first, for who makes batches may await a store
             job.ahead.close()
-            job.feed.close()
     shutil.rmtree(work, ignore_errors=True)
     return result
 

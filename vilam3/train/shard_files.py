@@ -40,6 +40,10 @@ class ShardFiles(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Await no store any longer."""
+        ...
+
 
 class FolderShards:
     """Shards in a folder that this machine sees."""
@@ -58,6 +62,9 @@ class FolderShards:
                 return found
         raise _damaged(shard, str(self._folder))
 
+    def close(self) -> None:
+        """See `ShardFiles.close`."""
+
 
 class FetchedShards:
     """Shards of a store, brought to a cache when they are opened."""
@@ -75,6 +82,7 @@ class FetchedShards:
         self._at = at
         self._folder = folder
         self._limit_bytes = limit_bytes
+        self._is_closed = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def open(self, shard: Shard) -> BinaryIO:
@@ -87,7 +95,13 @@ class FetchedShards:
             os.utime(path)  # its age is since it was opened last
         return found
 
+    def close(self) -> None:
+        """See `ShardFiles.close`."""
+        self._is_closed = True
+
     def _brought(self, shard: Shard, path: Path) -> BinaryIO:
+        if self._is_closed:
+            raise ArtifactError(f"shard {shard.name} of {self._at}: nobody asks for it any longer")
         with self._locked(path):
             return _verified(path, shard) or self._fetched(shard, path)
 

@@ -57,6 +57,7 @@ class Shards:
 
     def close(self) -> None:
         """Let go of all of them; what is being fetched is not awaited."""
+        self._files.close()
         self.expect([])
         self._opener.shutdown(wait=False, cancel_futures=True)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,19 @@ def test_a_store_that_is_away_is_awaited_for_a_while(
     with pytest.raises(OutOfReachError):
         cache(store, tmp_path / "cache").open(other)
     assert held(tmp_path / "cache") == SIZE
+
+
+def test_who_is_closed_awaits_no_store(store: Store, tmp_path: Path) -> None:
+    (shard,) = put(store, 1)
+    store.away = 1000
+    files = cache(store, tmp_path / "cache")
+    with ThreadPoolExecutor(1) as opener:
+        opening = opener.submit(files.open, shard)
+        while store.away == 1000:
+            time.sleep(0.01)
+        files.close()
+        with pytest.raises(ArtifactError, match="nobody asks for it any longer"):
+            opening.result(30)
 
 
 def _reading(store: Store, folder: Path, shards: Sequence[Shard]) -> None:

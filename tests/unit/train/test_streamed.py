@@ -169,3 +169,4 @@ def test_the_command_line_writes_and_checks_shards(
     assert "shard text-00000.tar of" in capsys.readouterr().err
     assert main(["corpus", "check", str(corpus)]) == 2
     assert main(["corpus", "shard", str(corpus), "--out", str(out), "--samples", "0"]) == 2
+    assert main(["corpus", "shard", str(corpus), "--out", str(out), "--window", "257"]) == 2

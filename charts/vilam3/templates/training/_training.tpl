@@ -36,8 +36,12 @@ rayClusterSpec:
   {{- include "vilam3.training.cluster" (list (index . 0) (index . 1)) | nindent 2 }}
 {{- end }}
 
-{{/* How processes of several machines reach each other: a fact of the machines, so that no recipe names it. */}}
+{{/* What is a fact of the machines, so that no recipe names it: room for shards, how processes reach each other. */}}
 {{- define "vilam3.training.env" -}}
+{{- with .Values.training.shardCacheGib }}
+- name: VILAM3_SHARD_CACHE_GIB
+  value: {{ . | quote }}
+{{- end }}
 {{- range $name, $value := .Values.training.network.env }}
 - name: {{ $name }}
   value: {{ $value | quote }}
