@@ -74,7 +74,8 @@ class ShardIndex(BaseModel):
 
     def manifest(self, others: Mapping[str, object] | None = None) -> dict[str, object]:
         """What ``corpus.json`` holds, `others` of an earlier one included."""
-        return {**(others or {}), SHARDS: self.model_dump(mode="json"), "digest": self.digest}
+        own = {"samples": self.sizes, SHARDS: self.model_dump(mode="json"), "digest": self.digest}
+        return {**(others or {}), **own}
 
 
 def read_index(corpus: Path) -> ShardIndex | None:

@@ -69,7 +69,7 @@ def test_what_else_a_corpus_has_is_taken_along(corpus: Path, tmp_path: Path) -> 
     index = sharded(whole, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["corpus.json", "questions", "shards"]
     manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
-    assert (manifest["name"], manifest["digest"]) == ("noise", index.digest)
+    assert (manifest["name"], manifest["digest"], manifest["samples"]) == ("noise", index.digest, index.sizes)
     assert read_index(tmp_path / "out") == index
     assert read_index(whole) is None
 
