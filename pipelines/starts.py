@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from pipelines.publish import PAGE, Server
-from vilam3.artifacts import write_json, write_text
+from vilam3.artifacts import write_text
 from vilam3.errors import EngineError, NotFoundError, UserError
 from vilam3.intake.event import Digests, Event, Run, State
 
@@ -126,11 +126,10 @@ class HereStarts:
         folder = self._runs / name
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "recipe.json", event.recipe)
-        write_json(folder / "digests.json", digests.model_dump())
         words = ["pipeline", "run", "--local", "--pipeline", event.pipeline.removeprefix("vilam3-")]
         words += ["--recipe", str(folder / "recipe.json"), "--work", str(self._runs)]
-        for option, place in event.places.model_dump().items():
-            words += [f"--{option.replace('_', '-')}", place]
+        for option, value in (event.places.model_dump() | {"corpus_digest": digests.data}).items():
+            words += [f"--{option.replace('_', '-')}", value]
         with (folder / "summary.json").open("wb") as told, (folder / "log").open("ab") as log:
             subprocess.run(  # noqa: S603 - ourselves
                 [sys.executable, "-c", NOTED, str(folder / PROCESS), *words],
@@ -155,7 +154,7 @@ def _arguments(version: Any, event: Event, digests: Digests) -> dict[str, str]: 
     """Of the parameters that this version takes."""
     told = dict(version.pipeline_spec or {})
     taken = told.get("pipeline_spec", told).get("root", {}).get("inputDefinitions", {}).get("parameters", {})
-    given = {**event.places.model_dump(), "recipe": event.recipe, "data_digest": digests.data}
+    given = {**event.places.model_dump(), "recipe": event.recipe, "corpus_digest": digests.data}
     lacking = [name for name, one in taken.items() if name not in given and not one.get("isOptional")]
     if lacking:
         raise UserError(

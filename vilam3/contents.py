@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vilam3.data.shards import MANIFEST
@@ -27,13 +28,19 @@ def corpus_digest(place: str) -> str:
         DataError: there is no corpus, or its manifest states no digest.
         ArtifactError: the store refuses or is out of reach.
     """
+    return str(corpus_manifest(place)["digest"])
+
+
+def corpus_manifest(place: str) -> Mapping[str, Any]:
+    """All that a prepared corpus says of itself, its digest at least; `place` and errors as of `corpus_digest`."""
     try:
-        manifest = json.loads(read(place, MANIFEST))
-        return str(manifest["digest"])
+        manifest: dict[str, Any] = json.loads(read(place, MANIFEST))
+        manifest["digest"] = str(manifest["digest"])
     except NotFoundError as error:
         raise DataError(f"corpus {place}: has no {MANIFEST}; give the place of a prepared corpus") from error
     except (ValueError, LookupError, TypeError) as error:
         raise DataError(f"corpus {place}: {MANIFEST} states no digest; prepare the corpus again") from error
+    return manifest
 
 
 def check_corpus(place: str, digest: str) -> None:

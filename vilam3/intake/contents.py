@@ -1,18 +1,14 @@
 """Digests of corpora and checkpoints, from what their own manifests state: nothing large is read."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from vilam3.contents import listing, read
-from vilam3.data.shards import MANIFEST
-from vilam3.errors import CheckpointError, DataError, NotFoundError, UserError
+from vilam3.contents import contents_of, corpus_manifest, read
+from vilam3.errors import CheckpointError, NotFoundError, UserError
 from vilam3.intake.event import Digests, Event, Places
 from vilam3.model.digests import DIGESTS
-from vilam3.train.record import digest_of
 
 MODEL = re.compile(r"models:/+(?P<name>[^/@]+)@(?P<alias>[^/@]+)")
 REMOTE = ("s3://", "models:/")
@@ -38,20 +34,18 @@ def look(event: Event) -> Seen:
 
     Raises:
         RecipeError: the recipe is none.
-        DataError: there is no corpus.
-        CheckpointError: there is no checkpoint.
+        DataError: there is no corpus that states its digest, or no checkpoint.
+        CheckpointError: the model is not understood.
         UserError: a place is not understood.
         ArtifactError: the store refuses or is out of reach.
         TrackingError: likewise the tracking store.
     """
     recipe = event.resolved().digest
     base, digest = _base(event.places.base_checkpoint)
-    manifest = _manifest(event.places.corpus)
-    stated = manifest.get("digest")
-    data = stated if isinstance(stated, str) and stated else _listed(event.places.corpus)
+    manifest = corpus_manifest(event.places.corpus)
     samples = manifest.get("samples")
     return Seen(
-        digests=Digests(data=data, recipe=recipe, base=digest),
+        digests=Digests(data=manifest["digest"], recipe=recipe, base=digest),
         places=event.places.model_copy(update={"base_checkpoint": base}),
         samples={name: int(count) for name, count in samples.items()} if isinstance(samples, dict) else {},
     )
@@ -68,26 +62,14 @@ def check_remote(places: Mapping[str, str]) -> None:
             raise UserError(f"{name}: must be in the object store; write s3://bucket/folder")
 
 
-def _manifest(corpus: str) -> Mapping[str, Any]:
-    try:
-        manifest = json.loads(read(corpus, MANIFEST))
-    except NotFoundError as error:
-        raise DataError(f"corpus {corpus}: has no {MANIFEST}; give the folder of a prepared corpus") from error
-    except ValueError as error:
-        raise DataError(f"corpus {corpus}: its {MANIFEST} is damaged; prepare the corpus again") from error
-    if not isinstance(manifest, dict):
-        raise DataError(f"corpus {corpus}: its {MANIFEST} is no manifest; prepare the corpus again")
-    return manifest
-
-
 def _base(place: str) -> tuple[str, str]:
     """Where the weights are, and their digest."""
     if place.startswith("models:/"):
         return _registered(place)
     try:
         return place, hashlib.sha256(read(place, DIGESTS)).hexdigest()
-    except NotFoundError:  # a published one carries none
-        return place, _listed(place)
+    except NotFoundError:  # a published one carries none: names, sizes and times are what is known
+        return place, contents_of({"base": place})
 
 
 def _registered(uri: str) -> tuple[str, str]:
@@ -103,11 +85,3 @@ def _registered(uri: str) -> tuple[str, str]:
     if version is None:
         raise NotFoundError(f"base {uri}: no version has this alias; give it to one, or name the place of the weights")
     return version.source, version.digest or _base(version.source)[1]
-
-
-def _listed(place: str) -> str:
-    """Of what states no digest: names, sizes and times of all files, so that no change goes unnoticed."""
-    told = listing(place)
-    if not told:
-        raise CheckpointError(f"{place}: nothing is there; check the bucket and the path")
-    return digest_of({"files": told})

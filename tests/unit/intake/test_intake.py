@@ -183,7 +183,7 @@ def test_what_is_not_there_is_the_callers_mistake(tmp_path: Path, plain: Intake)
     with pytest.raises(DataError, match=r"has no corpus\.json"):
         plain.submit(given)
     (tmp_path / "corpus" / "corpus.json").write_text("[1]")
-    with pytest.raises(DataError, match="no manifest"):
+    with pytest.raises(DataError, match="states no digest"):
         plain.submit(given)
     with pytest.raises(RecipeError):
         plain.submit(given.model_copy(update={"recipe": "{}"}))

@@ -53,7 +53,7 @@ def test_a_run_has_the_parameters_of_the_compiled_pipeline(
     assert made["pipeline_version_reference"]["pipeline_version_id"] == published
     given = made["runtime_config"]["parameters"]
     assert {"base_checkpoint", "corpus", "experts", "recipe"} <= set(given)
-    assert given["corpus"] == str(tmp_path / "corpus")
+    assert (given["corpus"], given["corpus_digest"]) == (str(tmp_path / "corpus"), DIGESTS.data)
     assert set(given) <= set(kept.specs[published]["root"]["inputDefinitions"]["parameters"])
     assert run.link == f"https://kfp.example.org/#/runs/details/{made['run_id']}"
     assert list(kept.experiments.values()) == ["vilam3"]
