@@ -29,6 +29,7 @@ OTHERS: Mapping[str, Any] = {
     "networkPolicy.storage.peers": [{"ipBlock": {"cidr": "192.0.2.0/24"}}],
     "networkPolicy.storage.ports": [1234],
     "pipelines.endpoint": "http://other.example.org:1234",
+    "pipelines.intake.schedule": "0 3 * * *",
     "pipelines.schedule": "0 0 3 * * 0",
     "pacs.segmentation": "binary",
     "pacs.url": "http://other.example.org:1234/dicom-web",
@@ -197,6 +198,18 @@ BROKEN: Mapping[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {
     "an answer shorter than its expert": (
         {"serving": {"answerTimeoutSeconds": 60}},
         ("serving.answerTimeoutSeconds=60 is less than serving.expertTimeoutSeconds=240", "raise the first"),
+    ),
+    "an intake that has no records": (
+        {"pipelines": {"intake": {"enabled": True}}},
+        ("pipelines.intake.records is empty", "pipelines.retrain.corpus is empty"),
+    ),
+    "an intake without pipelines": (
+        {"pipelines": {"enabled": False, "intake": {"enabled": True}}},
+        ("pipelines.intake.enabled: it starts runs of the pipelines", "leave the intake off"),
+    ),
+    "a schedule by an alias": (
+        {"pipelines": {"schedule": "0 0 2 * * 6", "retrain": {"baseCheckpoint": "models:/vilam3@base"}}},
+        ("models:/ is looked up by the intake alone", "give a URI"),
     ),
     "a schedule without a corpus": (
         {"pipelines": {"schedule": "0 0 2 * * 6"}},

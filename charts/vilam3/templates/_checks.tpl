@@ -21,6 +21,11 @@
 {{- end -}}
 {{- if .Values.pipelines.schedule }}{{ range $name, $uri := .Values.pipelines.retrain }}{{ $_ := set $needed (printf "pipelines.retrain.%s" $name) $uri }}{{ end }}{{ end -}}
 {{- if include "vilam3.training.launches" . }}{{ $_ := set $needed "training.checkpoints" .Values.training.checkpoints }}{{ end -}}
+{{- if include "vilam3.intake.enabled" . -}}
+{{- $_ := set $needed "pipelines.intake.records" .Values.pipelines.intake.records -}}
+{{- range list "baseCheckpoint" "experts" }}{{ $_ := set $needed (printf "pipelines.retrain.%s" .) (get $.Values.pipelines.retrain .) }}{{ end -}}
+{{- if not .Values.pipelines.intake.watch }}{{ $_ := set $needed "pipelines.retrain.corpus" .Values.pipelines.retrain.corpus }}{{ end -}}
+{{- end -}}
 {{- if .Values.training.job.enabled -}}
 {{- $_ := set $needed "training.claim" .Values.training.claim -}}
 {{- range list "corpus" "out" }}{{ $_ := set $needed (printf "training.job.%s" .) (get $.Values.training.job .) }}{{ end -}}
@@ -50,6 +55,8 @@
 {{- end -}}
 {{- if lt (int .Values.serving.answerTimeoutSeconds) (int .Values.serving.expertTimeoutSeconds) }}{{ $problems = append $problems (printf "serving.answerTimeoutSeconds=%d is less than serving.expertTimeoutSeconds=%d: no answer could await its expert; raise the first" (int .Values.serving.answerTimeoutSeconds) (int .Values.serving.expertTimeoutSeconds)) }}{{ end -}}
 {{- if and .Values.mlflow.enabled .Values.mlflow.uri }}{{ $problems = append $problems "mlflow.uri names an MLflow that exists and mlflow.enabled installs another; unset one of them" }}{{ end -}}
+{{- if and .Values.pipelines.intake.enabled (not .Values.pipelines.enabled) }}{{ $problems = append $problems "pipelines.intake.enabled: it starts runs of the pipelines, and pipelines.enabled is false; set it, or leave the intake off" }}{{ end -}}
+{{- if and .Values.pipelines.schedule (hasPrefix "models:/" .Values.pipelines.retrain.baseCheckpoint) }}{{ $problems = append $problems "pipelines.retrain.baseCheckpoint: models:/ is looked up by the intake alone; give a URI, or unset pipelines.schedule" }}{{ end -}}
 {{- if and .Values.pipelines.enabled (not (include "vilam3.mlflow.uri" .)) }}{{ $problems = append $problems "pipelines.enabled: a pipeline registers its model in MLflow, and there is none; set mlflow.enabled or mlflow.uri" }}{{ end -}}
 {{- if and (eq .Values.vlm.engine "vllm") (ne .Values.serving.mode "kserve") }}{{ $problems = append $problems (printf "vlm.engine=vllm and serving.mode=%s: the image with vLLM holds no experts; use serving.mode=kserve or vlm.engine=torch" .Values.serving.mode) }}{{ end -}}
 {{- if and (eq .Values.vlm.engine "torch") .Values.vlm.engineOptions }}{{ $problems = append $problems "vlm.engineOptions are of vLLM; set vlm.engine=vllm or leave them out" }}{{ end -}}

@@ -33,7 +33,7 @@ matchExpressions:
 {{- end }}
 
 {{- define "vilam3.network.storage" -}}
-{{- include "vilam3.network.serving" . }}{{ if .Values.mlflow.enabled }} mlflow{{ end }}{{ if or .Values.training.enabled .Values.training.job.enabled }} training{{ end -}}
+{{- include "vilam3.network.serving" . }}{{ if .Values.mlflow.enabled }} mlflow{{ end }}{{ if or .Values.training.enabled .Values.training.job.enabled }} training{{ end }}{{ if include "vilam3.intake.enabled" . }} intake look{{ end -}}
 {{- end }}
 
 {{/* The port of a URL. */}}

@@ -38,6 +38,9 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- $secrets = append $secrets (printf "%s:uri" .Values.mlflow.databaseSecret) -}}
 {{- end -}}
 {{- end -}}
+{{- if include "vilam3.intake.enabled" . -}}
+{{- with .Values.pipelines.intake.webhookSecret }}{{ $secrets = append $secrets (printf "%s:mlflow" .) }}{{ if $.Values.mlflow.enabled }}{{ $secrets = append $secrets (printf "%s:encryption" .) }}{{ end }}{{ end -}}
+{{- end -}}
 {{- range .Values.image.pullSecrets }}{{ $secrets = append $secrets (printf "%s:.dockerconfigjson" .) }}{{ end -}}
 {{- $secrets | uniq | join " " -}}
 {{- end }}
