@@ -22,6 +22,7 @@ PASSING = frozenset(
 )  # too slow, a list that has expired, too many callers; like every answer from 500 on
 SERVER_FAULT = 500
 UNFIT = frozenset({400, 422})  # an object that the server does not accept
+WEBHOOK = "admission webhook"  # of an operator, whose refusal is no lack of a right
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 IN_A_POD = "KUBERNETES_SERVICE_HOST"
 
@@ -221,8 +222,9 @@ class Cluster:
         answer = f"{self.address}: answers with HTTP {error.status} {error.reason}"
         if error.status in PASSING or (error.status or 0) >= SERVER_FAULT:
             return ClusterOutOfReachError(f"{answer}; try again later")
-        if error.status in UNFIT:
-            return ClusterError(f"{answer} ({_told(error)}); render the object again with this release's chart")
+        told = _told(error)
+        if error.status in UNFIT or WEBHOOK in told:
+            return ClusterError(f"{answer} ({told}); render the object again with this release's chart")
         return ClusterError(f"{answer}; ask for the right to do this, or log in again")
 
 

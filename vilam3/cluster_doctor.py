@@ -72,7 +72,7 @@ def operator(cluster: Cluster, wanted: Operator, *, required: bool) -> Finding:
         sentence = f"{wanted.name} is not there: no {missing[0]}. It is for {wanted.purpose}."
         remedy = f"Install it ({README}): {wanted.install}"
         return Finding(name=name, state="fail" if required else "note", sentence=sentence, remedy=remedy)
-    if lacking := lack_of(cluster, wanted):
+    if wanted.fields and (lacking := lack_of(cluster, wanted)):
         sentence, remedy = f"{lacking[0].upper()}{lacking[1:]}.", f"Upgrade it ({README}): {wanted.install}"
         return Finding(name=name, state="fail" if required else "note", sentence=sentence, remedy=remedy)
     image = cluster.deployments().get(wanted.deployment)

@@ -76,7 +76,11 @@ TOOLS = {
         *_tools("localpath", local_path_provisioner="github.com/rancher/local-path-provisioner"),
         *_tools("metrics", metrics_server="sigs.k8s.io/metrics-server/cmd/metrics-server"),
         *_tools("pause", pause="."),
-        *_tools("trainer", trainer_manager="github.com/kubeflow/trainer/v2/cmd/trainer-controller-manager"),
+        *_tools(
+            "trainer",
+            jobset_manager="sigs.k8s.io/jobset",
+            trainer_manager="github.com/kubeflow/trainer/v2/cmd/trainer-controller-manager",
+        ),
         *_tools("versitygw", versitygw="github.com/versity/versitygw/cmd/versitygw"),
     ]
 }

@@ -28,7 +28,7 @@ STAGE = "stage1_align"
 BUCKET = "training"
 ACCOUNT = "pipeline-runner"  # as KFP names it
 WORKER = "worker"  # name of its pod
-SHORT_S = 4  # of the deadlines
+SHORT_S = 8  # of the deadlines
 
 
 def launches(launcher: str) -> dict[str, dict[str, Any]]:
@@ -150,7 +150,8 @@ class Bench:
         change = f"--patch={json.dumps({'spec': {'suspend': suspend}})}"
         name = self.job()["metadata"]["name"]
         self.kubectl("patch", self.operator.plural, name, f"--namespace={PIPELINES}", "--type=merge", change)
-        self.set_status(self.operator.suspended() if suspend else self.operator.preparing())
+        if suspend:
+            self.set_status(self.operator.suspended())
 
     def tell(self, news: News) -> None:
         """As the job would."""
@@ -167,12 +168,17 @@ class Bench:
         self.set_status(self.operator.running())
         self.tell(News(step=step, steps=3, loss=0.7, seconds_left=2.0))
 
-    def finish_job(self) -> str:
-        """It has trained the stage; returns where the model is."""
+    def leave_model(self) -> str:
+        """What a stage that is trained leaves; returns where the model is."""
         model = f"s3://{BUCKET}/checkpoints/{STAGE}-abc/model"
         self.put(f"{model}/stage.json", json.dumps(RESULT.to_json()).encode())
         self.put(f"s3://{BUCKET}/checkpoints/{STAGE}-abc/checkpoints/step-00000002/config.json", b"{}")
         self.tell(News(step=3, steps=3, loss=0.5, seconds_left=0.0, model=model))
+        return model
+
+    def finish_job(self) -> str:
+        """It has trained the stage; returns where the model is."""
+        model = self.leave_model()
         self.set_status(self.operator.succeeded())
         return model
 

@@ -116,7 +116,7 @@ def test_a_launcher_whose_machine_is_emptied_leaves_its_job(bench: Bench) -> Non
     launcher.process.send_signal(signal.SIGTERM)
     assert launcher.code() == 75
     assert launcher.said("the job goes on")
-    assert bench.job()["status"] == bench.operator.running()
+    assert bench.operator.running().items() <= bench.job()["status"].items()
 
 
 def test_waiting_in_a_queue_is_no_failure_and_stalling_is(bench: Bench) -> None:
