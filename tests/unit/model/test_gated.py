@@ -25,7 +25,7 @@ from vilam3.model.batching.cache import SlotCache
 from vilam3.model.batching.loop import Limits
 from vilam3.model.batching.network import Network, Piece, Said
 from vilam3.model.batching.recorded import RecordedDecoding
-from vilam3.model.checkpoint import Loaded
+from vilam3.model.checkpoint import Loaded, fresh
 from vilam3.model.engine import TorchEngine
 from vilam3.model.families import AdapterConfig
 from vilam3.model.gated import Gated, told_families
@@ -51,9 +51,22 @@ def adapted(loaded: Loaded, config: AdapterConfig, *, seed: int = 4) -> Loaded:
     return replace(loaded, model=model.eval(), config=whole)
 
 
-@pytest.fixture(scope="module", params=[ROUTED, SINGLE], ids=["routed", "single"])
-def gated(loaded: Loaded, request: pytest.FixtureRequest) -> Loaded:
-    return adapted(loaded, request.param)
+@pytest.fixture(scope="module")
+def qwen2(loaded: Loaded) -> Loaded:
+    """Whose attention has biases."""
+    torch.manual_seed(6)
+    made = fresh(replace(loaded.config, llm=replace(loaded.config.llm, family="qwen2")), loaded.tokenizer)
+    with torch.no_grad():
+        for name, weight in made.model.named_parameters():
+            if "norm" not in name:
+                weight.normal_(std=0.2)
+    made.model.eval()
+    return made
+
+
+@pytest.fixture(scope="module", params=[ROUTED, SINGLE, "qwen2"], ids=["routed", "single", "qwen2"])
+def gated(loaded: Loaded, qwen2: Loaded, request: pytest.FixtureRequest) -> Loaded:
+    return adapted(qwen2, ROUTED) if request.param == "qwen2" else adapted(loaded, request.param)
 
 
 @pytest.fixture
@@ -180,9 +193,10 @@ def test_a_recording_of_decoding_feeds_each_row_its_family(gated: Loaded) -> Non
 
 @pytest.mark.parametrize("layout", ["folders", "flat"])
 def test_they_are_saved_in_a_folder_of_their_own_that_changes_no_other_file(
-    gated: Loaded, loaded: Loaded, tmp_path: Path, layout: checkpoint.Layout
+    gated: Loaded, loaded: Loaded, qwen2: Loaded, tmp_path: Path, layout: checkpoint.Layout
 ) -> None:
-    for name, one in (("with", gated), ("without", loaded)):
+    plain = loaded if gated.config.llm == loaded.config.llm else qwen2
+    for name, one in (("with", gated), ("without", plain)):
         checkpoint.save(one, tmp_path / name, layout=layout)
     again = checkpoint.load(tmp_path / "with")
     assert again.config.adapters == gated.config.adapters
@@ -250,7 +264,11 @@ def test_inspect_shows_them(loaded: Loaded, tmp_path: Path, capsys: pytest.Captu
     assert found["config"]["adapters"]["families"]["report"] == ["reports"]
 
 
-def test_a_single_family_is_merged_into_a_published_checkpoint(loaded: Loaded, tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["loaded", "qwen2"])
+def test_a_single_family_is_merged_into_a_published_checkpoint(
+    base: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    loaded: Loaded = request.getfixturevalue(base)
     whole = adapted(loaded, SINGLE)
     checkpoint.save(whole, tmp_path / "model")
     assert main(["model", "merge", str(tmp_path / "model"), "--task", "masks", "--out", str(tmp_path / "merged")]) == 0

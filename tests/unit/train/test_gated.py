@@ -1,10 +1,12 @@
 """Adapters that a task chooses: each family learns alone, and what is saved beside the matrices is what was trained."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from vilam3.corpus.sharding import Cut, shard_corpus
 from vilam3.errors import RecipeError
 from vilam3.model import checkpoint
 from vilam3.model.checkpoint import Loaded
@@ -19,7 +21,7 @@ from vilam3.train.sources import make_feed, starting_network
 from vilam3.train.step import Batch, freeze, loss_of
 
 STAGE = "stage4_expert"
-GATED = {
+GATED: dict[str, Any] = {
     "lora_rank": 2,
     "lora_alpha": 8.0,
     "mixture": {"vqa": 1, "expert": 2, "text": 1},
@@ -176,6 +178,25 @@ def test_families_that_do_not_hold_together_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         changed(gated, **changes)
+
+
+def test_a_corpus_in_shards_has_the_same_families(gated: Recipe, corpus: Path, adapted: Loaded, tmp_path: Path) -> None:
+    """In one window, so that the order is the folder's; a data set of weight 0 needs no family."""
+    shard_corpus(corpus, out=str(tmp_path / "shards"), cut=Cut(max_samples=4, mixed_shards=20))
+    idle = changed(gated, mixture={**GATED["mixture"], "captions": 0})
+    batches = []
+    for place in (corpus, tmp_path / "shards"):
+        read = make_feed(idle, stage=STAGE, corpus=place, loaded=adapted)
+        batches.append(read.batches(0, global_batch=16, micro_batch=4))
+        read.close()
+    for one, other in zip(*batches, strict=True):
+        assert one.samples == other.samples
+        assert one.families_BT is not None
+        assert other.families_BT is not None
+        assert torch.equal(one.families_BT, other.families_BT)
+        assert {int(one.families_BT[row, 0]) for row in range(len(one.samples))} == {
+            int(name.startswith("expert")) for name in one.samples
+        }
 
 
 def test_a_stage_without_families_feeds_none(recipe: Recipe, corpus: Path, base: Path) -> None:
