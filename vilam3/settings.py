@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from vilam3.data.sample import Dialect
+from vilam3.model.config import Preset
 
 Part = Literal["vision_tower", "mm_projector", "llm"]
 StageName = Literal["stage1_align", "stage2_pretrain", "stage3_instruct", "stage4_expert"]
@@ -59,19 +60,7 @@ class VisionSizes(Settings):
 class ModelSettings(Settings):
     """The architecture and its words."""
 
-    preset: Literal[
-        "tiny",
-        "3b",
-        "8b",
-        "13b",
-        "40b",
-        "nvila-tiny",
-        "nvila-8b",
-        "nvila-video-8b",
-        "nvila-lite-2b",
-        "nvila-lite-8b",
-        "nvila-lite-15b",
-    ]
+    preset: Preset
     """Published size, or one as small as `tiny`."""
     template: Literal["v1", "llama_3", "hermes-2", "qwen2"]
     """Conversation template."""

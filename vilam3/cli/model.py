@@ -21,6 +21,7 @@ Each line of the input is one case, one of:
   {"name": "a", "messages": [{"role": "user", "content": [{"type": "text", "text": "<image>Is there a tumor?"},
                                                           {"type": "image_path", "image_path": "a.png"}]}]}
   {"name": "b", "input_ids": [128000, -200, 9], "images": ["b.png"]}
+Where the model puts something behind every image of its own accord, as NVILA does a line break, input_ids has its id.
 Relative image paths start at the input file's folder. For each case DIR gets NAME.json (prompt, input_ids, n_embedded,
 greedy_ids) and NAME.npz (last_logprobs: float32, the whole vocabulary, after the last prompt position). Everything is
 computed in float32.
