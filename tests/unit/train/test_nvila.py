@@ -55,11 +55,12 @@ def test_packed_rows_lose_what_padded_ones_do(nvila: Recipe, corpus: Path, align
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_products_of_low_rank_leave_the_biases_as_they_were(
-    nvila: Recipe, corpus: Path, aligned: Path, tmp_path: Path
+    nvila: Recipe, corpus: Path, aligned: Path, tmp_path: Path, kind: str
 ) -> None:
     table = nvila.model_dump()
-    table["stages"]["stage4_expert"] |= {"lora_rank": 2, "trainable": ["llm"]}
+    table["stages"]["stage4_expert"] |= {"lora_rank": 2, "lora_kind": kind, "trainable": ["llm"]}
     local.run(
         Recipe.model_validate(table), stage="stage4_expert", corpus=corpus, base=aligned, out=tmp_path / "adapted"
     )
@@ -67,3 +68,23 @@ def test_products_of_low_rank_leave_the_biases_as_they_were(
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert all(name.endswith("_proj.weight") for name in moved)
+
+
+def test_adapters_by_task_stand_beside_weights_that_stay(
+    nvila: Recipe, corpus: Path, aligned: Path, tmp_path: Path
+) -> None:
+    table = nvila.model_dump()
+    table["stages"]["stage4_expert"] |= {
+        "trainable": ["llm"],
+        "lora_rank": 2,
+        "mixture": {"vqa": 1, "expert": 2},
+        "adapter_tasks": {"answer": ["vqa"], "consult": ["expert"]},
+        "adapter_default": "answer",
+    }
+    out = tmp_path / "gated"
+    local.run(Recipe.model_validate(table), stage="stage4_expert", corpus=corpus, base=aligned, out=out)
+    before, loaded = checkpoint.load(aligned).model.state_dict(), checkpoint.load(out)
+    after = loaded.model.state_dict()
+    assert loaded.config.adapters is not None
+    assert set(after) > set(before)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
