@@ -10,15 +10,12 @@ from fastapi.testclient import TestClient
 from mlflow.webhooks.delivery import _generate_hmac_signature
 
 from pipelines.intake_app import Service, application
-from serving.tenants import Tenants
-from tests.unit.intake.installation import PIPELINE, STAGE, TINY, Starter, intake, write_base, write_corpus
+from tests.unit.intake.installation import PIPELINE, Starter, write_corpus
+from tests.unit.pipelines.intake_service import HEADERS, SECRET, service_at
 from vilam3.intake.rules import Rules
-from vilam3.intake.triggers import Standing, Triggers
-from vilam3.recipe import load
 from vilam3.train.record import Checkpoint
 
-KEY, SECRET, OTHER = "a-key-of-sixteen-or-more", "a-shared-secret", "another"
-HEADERS = {"Authorization": f"Bearer {KEY}"}
+OTHER = "another"
 
 
 @pytest.fixture
@@ -28,21 +25,7 @@ def starter() -> Starter:
 
 @pytest.fixture
 def client(tmp_path: Path, starter: Starter) -> TestClient:
-    return TestClient(application(_service(tmp_path, starter)), raise_server_exceptions=False)
-
-
-def _service(root: Path, starter: Starter, *, base: str = "", rules: Rules | None = None) -> Service:
-    write_corpus(root / "corpus")
-    standing = Standing(
-        pipeline=PIPELINE,
-        stages=(STAGE,),
-        recipe=load([TINY]).resolved_json(),
-        base_checkpoint=base or str(write_base(root / "base")),
-        experts="s3://data/experts",
-        corpus=(root / "corpus").as_uri(),
-    )
-    triggers = Triggers(intake=intake(root, starter, rules=rules), standing=standing)
-    return Service(triggers=triggers, tenants=Tenants([KEY]), mlflow_secret=SECRET)
+    return TestClient(application(service_at(tmp_path, starter)), raise_server_exceptions=False)
 
 
 def test_a_request_is_answered_with_its_run_and_its_estimate(client: TestClient, starter: Starter) -> None:
@@ -56,7 +39,7 @@ def test_a_request_is_answered_with_its_run_and_its_estimate(client: TestClient,
 
 
 def test_every_decision_has_its_status(tmp_path: Path, starter: Starter) -> None:
-    client = TestClient(application(_service(tmp_path, starter, rules=Rules(cool_down_s=3600))))
+    client = TestClient(application(service_at(tmp_path, starter, rules=Rules(cool_down_s=3600))))
     assert client.post("/v1/retraining", json={"dry_run": True}, headers=HEADERS).status_code == 200
     assert starter.runs == []
     client.post("/v1/retraining", json={}, headers=HEADERS)
@@ -108,7 +91,7 @@ def test_a_wrong_signature_is_refused(client: TestClient, starter: Starter) -> N
 
 
 def test_without_a_secret_no_webhook_is_taken(tmp_path: Path, starter: Starter) -> None:
-    service = _service(tmp_path, starter)
+    service = service_at(tmp_path, starter)
     bare = Service(triggers=service.triggers, tenants=service.tenants)
     assert _delivered(TestClient(application(bare)), MOVED, secret="").status_code == 401
 
@@ -121,7 +104,7 @@ def test_a_base_that_moved_is_a_reason_to_retrain(
 
     monkeypatch.setenv("VILAM3_RUNS", str(tmp_path / "runs"))
     tracking = connect(experiment="vilam3", registered_model="vilam3", runs=tmp_path / "runs")
-    client = TestClient(application(_service(tmp_path, starter, base="models:/vilam3@champion")))
+    client = TestClient(application(service_at(tmp_path, starter, base="models:/vilam3@champion")))
     moved = {**MOVED, "data": {"name": "vilam3", "alias": "champion"}}
     assert _delivered(client, moved).status_code == 404
     for number, before in ((1, None), (2, 1)):
@@ -144,7 +127,7 @@ def test_a_notice_of_the_watched_manifest_asks_and_others_do_not(client: TestCli
 
 
 def test_a_server_that_fails_keeps_the_event(tmp_path: Path, starter: Starter) -> None:
-    service = _service(tmp_path, starter)
+    service = service_at(tmp_path, starter)
     client = TestClient(application(service))
     starter.fails_before = 1
     assert client.post("/v1/retraining", json={}, headers=HEADERS).status_code == 503
