@@ -37,6 +37,8 @@ def launch_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a 
     )
     metrics.log_metric("final_loss", found.result.final_loss)
     metrics.log_metric("seconds", found.result.seconds)
+    for name, value in (found.account.expense.numbers() if found.account.expense else {}).items():
+        metrics.log_metric(name, value)
     metrics.log_metric("worker_hours", found.account.worker_hours("starting", "running"))
     for phase, seconds in found.account.seconds.items():
         metrics.log_metric(f"seconds_{phase}", seconds)

@@ -14,6 +14,7 @@ def train_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a s
     corpus: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    page: dsl.Output[dsl.HTML],
     base: Optional[dsl.Input[dsl.Model]] = None,  # noqa: UP045 - KFP reads an optional artifact in this spelling only
     launcher: str = "local",
     workers: int = 0,
@@ -34,9 +35,11 @@ def train_stage(  # noqa: PLR0913, PLR0917 - inputs, settings and outputs of a s
         corpus=Path(corpus.path),
         base=Path(base.path) if base else None,
         checkpoint=Path(checkpoint.path),
+        page=Path(page.path),
         how={"launcher": launcher, "workers": str(workers or ""), "strategy": strategy, "checkpoints": checkpoints},
     )
     figures = {"final_loss": result.final_loss, "seconds": result.seconds}
+    figures |= result.expense.numbers() if result.expense else {}
     write_json(Path(metrics.path), figures)  # without a file, the local cache takes the step for unfinished
     for name, value in figures.items():
         metrics.log_metric(name, value)

@@ -12,6 +12,7 @@ from vilam3.settings import ResourceSettings
 INSTALLATION = "vilam3"  # ConfigMap of an installation, with the endpoints its steps need
 ENDPOINTS = {"mlflow_tracking_uri": "MLFLOW_TRACKING_URI"}
 RUNS = "/tmp/vilam3"  # noqa: S108 - a volume of the pod's own, the only place to write on a read-only root
+PRICE = {"price_per_gpu_hour": "VILAM3_PRICE_PER_GPU_HOUR", "currency": "VILAM3_CURRENCY"}
 STORE = {"checkpoints": "VILAM3_CHECKPOINTS", "aws_default_region": "AWS_DEFAULT_REGION"}
 STORE_ENDPOINT = {"aws_endpoint_url": "AWS_ENDPOINT_URL"}
 STORE_SECRET = "vilam3-s3"  # noqa: S105 - a name; an installation puts its own in its place
@@ -99,6 +100,7 @@ class Place:
         task.set_env_variable("VILAM3_RUNS", RUNS)
         kubernetes.empty_dir_mount(task, volume_name="scratch", mount_path="/tmp")  # noqa: S108 - see RUNS
         kubernetes.use_config_map_as_env(task, config_map_name=INSTALLATION, config_map_key_to_env=ENDPOINTS)
+        kubernetes.use_config_map_as_env(task, config_map_name=INSTALLATION, config_map_key_to_env=PRICE, optional=True)
         if self.launcher == "jobs":  # results stay in the store
             _reach_store(task, optional=False)
         return task.set_retry(

@@ -63,7 +63,7 @@ def _local(place: Path) -> Checkpoint:
     is_kept = place.absolute().parent.name == MODELS
     stage = read_stage(place.absolute().parent.parent if is_kept else place)
     verify_digests(place)
-    step = _step(place.name) if is_kept else stage.steps
+    step = _step(place.name) if is_kept else stage.weights_step
     return _checkpoint(stage, step=step, source=place.absolute().as_uri(), digest=weights_digest(place))
 
 
@@ -81,7 +81,7 @@ def _stored(uri: str | Path) -> Checkpoint:
     present = {entry.key.removeprefix(f"{name}/") for entry in store.entries(name)}
     if missing := sorted(expected - present):
         raise CheckpointError(f"{uri}: lacks {missing[0]}; train the stage again, or copy it again")
-    step = _step(name) if is_kept else stage.steps
+    step = _step(name) if is_kept else stage.weights_step
     return _checkpoint(stage, step=step, source=str(uri).rstrip("/"), digest=hashlib.sha256(record).hexdigest())
 
 

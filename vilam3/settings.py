@@ -133,6 +133,14 @@ class Stage(Settings):
     """Dataset name to the number of times it is repeated in an epoch; 0 leaves it out."""
     published_samples: dict[str, PositiveInt] = {}
     """Samples per dataset where they are known beforehand; a plan can be made without the data."""
+    mean_tokens: Annotated[float, Field(gt=0)] | None = None
+    """Mean positions of a sample, image positions included, where it is known beforehand; a plan rests on it."""
+    mean_images: Annotated[float, Field(gt=0)] | None = None
+    """Mean images of a sample, likewise."""
+    validation_samples: Annotated[int, Field(ge=0)] = 0
+    """Samples, of whole patients, held out of training, whose loss is measured at every checkpoint; 0: none."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Measurements without a smaller loss on held-out samples that end the stage; 0 never ends it early."""
     corrupt_images_max: Annotated[int, Field(ge=0)] = 0
     """Samples left out because a picture of theirs cannot be read, before the stage stops; 0 stops at the first."""
     checkpoint_every_steps: PositiveInt
@@ -156,6 +164,12 @@ class Stage(Settings):
         if self.lora_kind != "lora" and not self.lora_rank:
             raise ValueError(
                 f"lora_kind={self.lora_kind!r}: has no effect without lora_rank; give a rank or leave it out"
+            )
+        if self.patience and not self.validation_samples:
+            raise ValueError(f"patience={self.patience}: has no effect without validation_samples; give both")
+        if self.validation_samples and not self.kept_models:
+            raise ValueError(
+                f"validation_samples={self.validation_samples}: needs kept_models, of which the best is one"
             )
         if not any(self.mixture.values()):
             raise ValueError("mixture: every dataset has weight 0; give at least one a positive weight")

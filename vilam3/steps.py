@@ -7,12 +7,12 @@ A step may be killed and run again: it takes up what it had begun (see `vilam3.w
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from vilam3.artifacts import write_json
+from vilam3.artifacts import write_json, write_text
 from vilam3.errors import CheckpointError, RecipeError
 from vilam3.recipe import Recipe
 from vilam3.train.record import MODELS, StageResult, digest_of
@@ -121,6 +121,7 @@ def train_stage(
     corpus: Path,
     base: Path | None,
     checkpoint: Path,
+    page: Path | None = None,
     how: Mapping[str, str] | None = None,
 ) -> StageResult:
     """Train one stage, or go on with it.
@@ -131,8 +132,10 @@ def train_stage(
         corpus: A prepared corpus.
         base: Checkpoint of the stage before.
         checkpoint: Where the finished stage goes.
+        page: HTML file to write: what the stage took.
         how: Launcher, workers, strategy and checkpoints as text, empty for what the recipe says.
     """
+    from vilam3.report import expense
     from vilam3.train import launch
 
     with working(stage, recipe) as place:
@@ -143,10 +146,12 @@ def train_stage(
             corpus=str(corpus),
             base="" if base is None else str(base),
             out=out,
-            how=launch.from_texts(how or {}, runs=place.runs),
+            how=replace(launch.from_texts(how or {}, runs=place.runs), began_s=launch.process_began_s()),
             on_progress=place.report,
         )
         hand_over(out, checkpoint, base=base)
+        if page is not None:
+            write_text(page, expense.page(stage, {stage: result.expense} if result.expense else {}))
     return result
 
 
@@ -226,7 +231,7 @@ def release(recipe: Recipe, *, model: Path, source: str, evaluation: Path, corpu
             model,
             name=f"{recipe.name}-{stages[-1].name}" if stages else recipe.name,
             source=source if urlsplit(source).scheme else Path(source).absolute().as_uri(),
-            step=stages[-1].steps if stages else 0,
+            step=stages[-1].weights_step if stages else 0,
             comparison=comparison,
         )
         return decide_and_promote(

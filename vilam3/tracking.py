@@ -105,6 +105,14 @@ class Tracking:
                 self._client.log_batch(run_id, metrics=points[start : start + BATCH])
             self._client.set_tag(run_id, f"{NEXT_STEP}_{name}", str(len(values) + 1))
 
+    def log_numbers(self, run_id: str, numbers: Mapping[str, float], *, step: int = 0) -> None:
+        """Log single numbers of the run; the newest of a name stands."""
+        now = _now_ms()
+        with _translated("log numbers"):
+            points = [Metric(name, value, now, step) for name, value in sorted(numbers.items())]
+            for start in range(0, len(points), BATCH):
+                self._client.log_batch(run_id, metrics=points[start : start + BATCH])
+
     def log_checkpoint(self, run_id: str, checkpoint: Checkpoint) -> str:
         """Make `checkpoint` a logged model of the run, once; returns its id. It stays pending until `finish_run`."""
         with _translated("log a checkpoint"):

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 ACCELERATORS = ("a100-80gb", "h100", "h200")
 UNKNOWN = "?"
 SHOWN_NAMES = 3
-WORK = ("devices", "steps", "samples", "tokens", "GPU-hours", "hours", "kWh at most", "cost")
+WORK = (
+    "devices",
+    "steps",
+    "samples",
+    "tokens a sample",
+    "images a sample",
+    "tokens",
+    "GPU-hours",
+    "hours",
+    "kWh at most",
+    "cost",
+)
 MEMORY = ("learn", *(f"ZeRO-{zero}" for zero in (0, 1, 2, 3)), "activations", "weights", "to resume")
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -33,9 +44,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--utilisation", type=float, default=0.35, metavar="SHARE", help="of its peak that is reached (%(default)s)"
     )
     group.add_argument(
-        "--tokens-per-sample", type=float, default=350, metavar="N", help="mean, image positions included (%(default)s)"
+        "--tokens-per-sample",
+        type=float,
+        metavar="N",
+        help="mean, image positions included (what the recipe says, else 350)",
     )
-    group.add_argument("--images-per-sample", type=float, default=1, metavar="N", help="mean (%(default)s)")
+    group.add_argument("--images-per-sample", type=float, metavar="N", help="mean (what the recipe says, else 1)")
     group.add_argument("--price", type=float, metavar="X", help="of one device for an hour")
 
 
@@ -99,12 +113,13 @@ def _print(recipe: "Recipe", plans: "list[StagePlan]", assumptions: "Assumptions
 
 
 def _work_cells(one: "StagePlan") -> tuple[str, ...]:
-    work = one.work
+    work, size = one.work, (f"{one.tokens_per_sample:g}", f"{one.images_per_sample:g}")
     if work is None:
-        return (UNKNOWN,) * 7
+        return (UNKNOWN, UNKNOWN, *size, *(UNKNOWN,) * 5)
     cost = "-" if work.cost is None else f"{work.cost:,.0f}"
     hours = (_hours(work.gpu_hours), _hours(work.wall_hours))
-    return (f"{work.steps:,}", f"{work.samples:,}", f"{work.tokens:,}", *hours, f"{work.energy_kwh:,.0f}", cost)
+    counts = (f"{work.steps:,}", f"{work.samples:,}", *size, f"{work.tokens:,}")
+    return (*counts, *hours, f"{work.energy_kwh:,.0f}", cost)
 
 
 def _memory_cells(one: "StagePlan") -> tuple[str, ...]:
@@ -120,8 +135,8 @@ def _notes(plans: "Iterable[StagePlan]", assumptions: "Assumptions") -> Iterable
     kind = assumptions.accelerator
     yield (
         f"Assumed: {kind.name} ({kind.operations_per_s / 1e12:.0f} TFLOP/s bfloat16, {_size(kind.memory_bytes)}, "
-        f"{kind.watts} W) at {assumptions.utilisation:.0%} of its peak; {assumptions.tokens_per_sample:g} tokens and "
-        f"{assumptions.images_per_sample:g} images a sample. Bold: the recipe's ZeRO stage. An estimate, not measured."
+        f"{kind.watts} W) at {assumptions.utilisation:.0%} of its peak. Bold: the recipe's ZeRO stage. An estimate, "
+        "not measured."
     )
     for one in plans:
         if one.peak_bytes > kind.memory_bytes:

@@ -14,6 +14,7 @@ from vilam3.cli.main import Verbs
 if TYPE_CHECKING:
     from vilam3.recipe import Recipe
     from vilam3.train.launch import Launch
+    from vilam3.train.news import Teller
     from vilam3.train.record import StageResult
     from vilam3.train.stage import OnProgress
 
@@ -131,14 +132,14 @@ def _told(arguments: argparse.Namespace, recipe: "Recipe") -> "StageResult":
                 teller(step, steps, loss, seconds_left)
 
         how = _how(arguments)
-        result = _train(arguments, recipe, how, report)
+        result = _train(arguments, recipe, how, report, teller)
         if teller is not None:
             teller.finished(model_uri(result, out=arguments.out, how=how))
         return result
 
 
 def _how(arguments: argparse.Namespace) -> "Launch":
-    from vilam3.train.launch import Launch
+    from vilam3.train.launch import Launch, process_began_s
 
     return Launch(
         launcher=arguments.launcher,
@@ -146,6 +147,7 @@ def _how(arguments: argparse.Namespace) -> "Launch":
         strategy=arguments.strategy,
         checkpoints=arguments.checkpoints,
         runs=None if arguments.no_tracking else arguments.runs,
+        began_s=process_began_s(),
     )
 
 
@@ -165,7 +167,9 @@ def _preflight(arguments: argparse.Namespace, recipe: "Recipe") -> int:
     return 0
 
 
-def _train(arguments: argparse.Namespace, recipe: "Recipe", how: "Launch", progress: "OnProgress") -> "StageResult":
+def _train(
+    arguments: argparse.Namespace, recipe: "Recipe", how: "Launch", progress: "OnProgress", teller: "Teller | None"
+) -> "StageResult":
     from vilam3.train import launch
 
     return launch.run(
@@ -176,4 +180,5 @@ def _train(arguments: argparse.Namespace, recipe: "Recipe", how: "Launch", progr
         out=arguments.out,
         how=how,
         on_progress=progress,
+        on_ledger=None if teller is None else teller.keeps_ledger_at,
     )

@@ -3,38 +3,13 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import jinja2
-
-from vilam3 import __version__
 from vilam3.artifacts import write_text
 from vilam3.errors import ArtifactError, TrackingError
 from vilam3.launch.job import Request
 from vilam3.launch.run import Account
 from vilam3.objects import open_store
 from vilam3.progress import format_seconds
-
-PAGE = """\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ job }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 48rem; padding: 0 1rem; color: #1b1f24 }
-table { border-collapse: collapse; width: 100% } th, td { text-align: left; padding: .4rem }
-th, td { border-bottom: 1px solid #d5dae0 } th { font-weight: 600; width: 14rem; vertical-align: top }
-.failed { border-left: .3rem solid #b3261e; padding-left: 1rem }
-@media (prefers-color-scheme: dark) { body { background: #14171a; color: #e6e9ec } th, td { border-color: #3a4048 } }
-</style></head><body>
-<h1>{{ stage }}: {{ "failed" if failure else "trained" }} by a job</h1>
-{% if failure %}
-<p class="failed"><strong>{{ failure.cause.name }}</strong>: {{ failure.sentence }}.</p>
-{% endif %}
-<table>
-{% for name, value in rows %}
-<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
-{% endfor %}
-</table>
-<p>vilam3 {{ version }}</p>
-</body></html>
-"""
+from vilam3.report import expense
 
 
 def page(request: Request, account: Account) -> str:
@@ -50,12 +25,10 @@ def page(request: Request, account: Account) -> str:
         "news": account.news,
         **{f"time {phase}": format_seconds(seconds) for phase, seconds in account.seconds.items()},
     }
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(PAGE).render(
-        job=account.job, stage=request.stage, failure=account.failure, rows=list(rows.items()), version=__version__
-    )
+    failure = account.failure
+    outcome = {f"failed: {failure.cause.name}": f"{failure.sentence}."} if failure else {}
+    title = f"{request.stage}: {'failed' if failure else 'trained'} by a job"
+    return expense.page(title, {request.stage: account.expense} if account.expense else {}, facts={**outcome, **rows})
 
 
 def tags(account: Account) -> Mapping[str, str]:
@@ -97,6 +70,7 @@ def tell_mlflow(request: Request, account: Account, *, runs: Path) -> str:
         tracking = connect(experiment=names.experiment, registered_model=names.registered_model, runs=runs)
         run_id = tracking.begin_run(name, key=account.job)
         tracking.tag_run(run_id, tags(account))
+        tracking.log_numbers(run_id, account.expense.numbers() if account.expense else {})
         tracking.finish_run(run_id, succeeded=account.failure is None)
     except TrackingError as error:
         return f"MLflow was not told: {error}"

@@ -2,18 +2,23 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vilam3.errors import ClusterError, JobLostError, PreemptedError
+from vilam3.errors import ArtifactError, CheckpointError, ClusterError, JobLostError, NotFoundError, PreemptedError
 from vilam3.launch.attach import Attached, Place, attach, patiently
 from vilam3.launch.failure import Failure
 from vilam3.launch.job import Request, Template
 from vilam3.launch.status import Phase
 from vilam3.launch.watch import EVERY_S, Deadlines, Seen, Watch
 from vilam3.objects import open_store
+from vilam3.train.expense import Expense, Price, expense_of
+from vilam3.train.ledger import attempts
+from vilam3.train.news import News
 from vilam3.train.record import MODELS, STAGE_FILE, StageResult, parse_stage
 from vilam3.train.termination import on_termination
 from vilam3.workplace import LINEAGE
+
+HOLDING: tuple[Phase, ...] = ("starting", "running")  # machines; in a queue it has none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,7 @@ class Account:
         seconds: In each phase, as far as this launcher saw.
         workers: How many it has, an accelerator each where there are any.
         failure: Why it failed; None where it did not.
+        expense: What it has cost by cause; None where its training never began.
     """
 
     job: str
@@ -35,6 +41,7 @@ class Account:
     seconds: Mapping[Phase, float]
     workers: int
     failure: Failure | None = None
+    expense: Expense | None = None
 
     def worker_hours(self, *phases: Phase) -> float:
         """What its workers cost in these phases; while queued they hold nothing."""
@@ -99,12 +106,41 @@ def launch(
             workers=request.num_workers,
             failure=seen.failure,
         )
+        account = replace(account, expense=_expense(seen.last.news, account))
         if seen.is_standing:
             _leave(job, seen, place)
     on_end(account)
     if seen.failure is not None:
         raise seen.failure.error(job.name)
     return finish(seen.last.news.model, base=request.base, account=account)
+
+
+def _expense(news: News, account: Account) -> Expense | None:
+    """From the record of the finished stage, or the ledger of the unfinished one, within the time that was seen."""
+    try:
+        found = _recorded(news.model) or _begun(news.ledger)
+    except (ArtifactError, CheckpointError, NotFoundError):
+        return None  # the job is over whether or not its cost is known
+    if found is None:
+        return None
+    held_s = sum(account.seconds.get(phase, 0.0) for phase in HOLDING)
+    return found.held(held_s, queue_s=account.seconds.get("queued", 0.0))
+
+
+def _recorded(model: str) -> Expense | None:
+    if not model:
+        return None
+    above, _, name = model.rstrip("/").rpartition("/")
+    text = patiently(lambda: open_store(above).get(f"{name}/{STAGE_FILE}"))
+    return parse_stage(text, where=f"{model}/{STAGE_FILE}").expense
+
+
+def _begun(ledger: str) -> Expense | None:
+    if not ledger:
+        return None
+    above, _, name = ledger.rpartition("/")
+    found = attempts(open_store(above), name)
+    return expense_of(found, price=Price.here()) if found else None
 
 
 def _leave(job: Attached, seen: Seen, place: Place) -> None:

@@ -15,6 +15,7 @@ from vilam3.dialogue.record import NOTICE
 from vilam3.evaluate.examples import read_examples
 from vilam3.evaluate.results import Selection
 from vilam3.progress import format_seconds
+from vilam3.report.expense import section
 from vilam3.report.figures import loss_curves, task_bars
 from vilam3.report.summary import Findings, interval, percent, summarise
 
@@ -37,6 +38,7 @@ def render(findings: Findings) -> str:
         comparison=findings.comparison,
         stages=findings.stages,
         slowest=max((stage.seconds for stage in findings.stages), default=1.0) or 1.0,
+        expense=section({stage.name: stage.expense for stage in findings.stages if stage.expense is not None}),
         losses=loss_curves(findings.stages) if findings.stages else "",
         bars=task_bars(findings.comparison.tasks),
         confusion=_confusion(findings.comparison.selection),

@@ -180,16 +180,19 @@ class Feed:
         order: Picks,
         packing: Packing | None = None,
         skips: bool = False,
+        held_out: Mapping[str, Examples] | None = None,
     ) -> None:
         """Take from `datasets` in this order. Without `packing` every sample has a row of its own.
 
-        Where it `skips`, a sample whose pictures cannot be read is left out and its name kept in `unreadable`.
+        Of `held_out` nothing is learned. Where it `skips`, a sample whose pictures cannot be read is left out and its
+        name kept in `unreadable`.
         """
         self._datasets = datasets
         self.pictures = pictures
         self._order = order
         self._packing = packing
         self._skips = skips
+        self._held_out = dict(sorted((held_out or {}).items()))
         self.unreadable: set[str] = set()
         self.unreadable_before: frozenset[str] = frozenset()  # by whoever trained up to here
 
@@ -206,7 +209,19 @@ class Feed:
         Epochs follow each other without a gap, so the sampler's state is the step. Which samples a step has does not
         depend on the world: of `world_size` members, number `rank` gets every `world_size`-th of them, if need be none.
         """
-        drawn, pictures = self._read(self.drawn(step, global_batch=global_batch, rank=rank, world_size=world_size))
+        drawn = self.drawn(step, global_batch=global_batch, rank=rank, world_size=world_size)
+        return self._cut(drawn, micro_batch=micro_batch)
+
+    def held_out(self, *, micro_batch: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
+        """All held-out samples, each with one of the members, in the same order every time."""
+        every = [(name, index) for name, examples in self._held_out.items() for index in range(len(examples))]
+        return self._cut(
+            [self._held_out[name][index] for name, index in every[rank::world_size]], micro_batch=micro_batch
+        )
+
+    def _cut(self, samples: Sequence[Example], *, micro_batch: int) -> list[Batch]:
+        """Batches of these samples."""
+        drawn, pictures = self._read(samples)
         if self._packing is not None:
             rows = rows_of(drawn, capacity=self._packing.capacity)
             places = range(0, len(rows), self._packing.rows)

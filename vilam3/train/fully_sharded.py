@@ -55,6 +55,11 @@ class FullySharded:
             losses.append(float(loss.detach()))
         return losses
 
+    def measure(self, batches: Sequence[Batch]) -> list[float]:
+        """See `Strategy`."""
+        with torch.no_grad():
+            return [float(loss_of(self._model, one, precision=torch.float32)) for one in batches]
+
     def move(self, *, learning_rate: float) -> float:
         """See `Strategy`."""
         norm = nn.utils.clip_grad_norm_([self._weights[name] for name in self.shapes], self._clip)

@@ -4,6 +4,7 @@ Every process calls `take_part` with the same order. Whatever the number of proc
 step and the weight of every token in its loss are those of one process with one big batch.
 """
 
+import contextlib
 import math
 import shutil
 import time
@@ -21,16 +22,20 @@ from vilam3.recipe import Recipe, parse_resolved
 from vilam3.settings import Stage
 from vilam3.train.ahead import Ahead
 from vilam3.train.batches import Feed
+from vilam3.train.energy import Meter
+from vilam3.train.expense import Expense, Price, expense_of
 from vilam3.train.kept import KeptModels, take_over
+from vilam3.train.ledger import EVERY_S, EVERY_S_AFAR, Holding, Ledger
 from vilam3.train.low_rank import adapt, added_up
 from vilam3.train.order import Control, Order
 from vilam3.train.peers import Peers
+from vilam3.train.plan import planned
 from vilam3.train.preflight import examine, refuse_unless_fit
 from vilam3.train.record import STAGE_FILE, StageResult, digest_of, final_loss, weights_digest
 from vilam3.train.runlog import RunLog, open_tracker
 from vilam3.train.sharded import Checkpoints
 from vilam3.train.sources import brought, brought_corpus, inputs_of, make_feed, starting_network
-from vilam3.train.stage import drop_other_work, finished, repeatable, work_folder
+from vilam3.train.stage import drop_other_work, finished, link, repeatable, work_folder
 from vilam3.train.state import Position
 from vilam3.train.step import (
     Batch,
@@ -43,6 +48,7 @@ from vilam3.train.step import (
     refuse_too_many,
 )
 from vilam3.train.strategy import Strategy, make_strategy
+from vilam3.train.validation import Validated, is_over, loss_over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,6 +67,8 @@ class _Job:
     models: KeptModels
     peers: Peers
     control: Control
+    ledger: Ledger
+    meter: Meter
 
     @property
     def steps(self) -> int:
@@ -77,18 +85,21 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
         DivergedError: the loss is no number.
         SupersededError: another gang has taken the run over.
     """
+    began_s = order.began_s or time.time()
     recipe = parse_resolved(order.recipe)
     corpus, base = brought_corpus(order.corpus), brought(order.base) if order.base else None
     inputs = peers.told(inputs_of(recipe, stage=order.stage, corpus=corpus, base=base) if peers.leads else None)
     found: StageResult | None = peers.told(_found(order, inputs) if peers.leads else None)
     if found is not None:
         return found
-    if peers.world_size > 1:
-        refuse_unless_fit(examine(order, peers=peers))
-    with repeatable(recipe):
+    meter = Meter(peers.device)
+    ledger = _ledger(replace(order, began_s=began_s), inputs, meter, peers=peers)
+    with contextlib.closing(ledger), repeatable(recipe):
+        if peers.world_size > 1:
+            refuse_unless_fit(examine(order, peers=peers))
         loaded = starting_network(recipe, stage=order.stage, corpus=corpus, base=base)
         feed = make_feed(recipe, stage=order.stage, corpus=corpus, loaded=loaded)
-        job = _job(order, recipe, inputs, loaded, feed, peers, control)
+        job = _job(order, recipe, inputs, loaded, feed, peers=peers, control=control, ledger=ledger, meter=meter)
         diary = RunLog(
             open_tracker(recipe, order.runs if peers.leads else None),
             recipe,
@@ -100,9 +111,11 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
             return _finish(job, _train(job, diary), diary)
         except DivergedError:
             job.checkpoints.settle()  # the last good one is to be whole
+            diary.log_numbers(_expense(job).numbers())
             diary.finish(succeeded=False)
             raise
         except UserError:
+            diary.log_numbers(_expense(job).numbers())
             diary.finish(succeeded=False)
             raise
         finally:
@@ -125,8 +138,32 @@ def run_name(stage: str, inputs: dict[str, str]) -> str:
     return f"{stage}-{digest_of(inputs)[:12]}"
 
 
-def _job(
-    order: Order, recipe: Recipe, inputs: dict[str, str], loaded: Loaded, feed: Feed, peers: Peers, control: Control
+def _ledger(order: Order, inputs: dict[str, str], meter: Meter, *, peers: Peers) -> Ledger:
+    """Of all members, kept by the leader beside the checkpoints."""
+    is_measured = set(peers.gathered(meter.kind)) == {"measured"}
+    holding = Holding(
+        devices=peers.world_size,
+        device=meter.name,
+        holder=order.holder,
+        began_s=order.began_s,
+        is_energy_measured=is_measured,
+    )
+    every_s = EVERY_S_AFAR if order.checkpoints.startswith("s3://") else EVERY_S
+    store = open_store(order.checkpoints) if peers.leads else None
+    return Ledger(store, run_name(order.stage, inputs), holding=holding, every_s=every_s)
+
+
+def _job(  # noqa: PLR0913 - all that a stage is
+    order: Order,
+    recipe: Recipe,
+    inputs: dict[str, str],
+    loaded: Loaded,
+    feed: Feed,
+    *,
+    peers: Peers,
+    control: Control,
+    ledger: Ledger,
+    meter: Meter,
 ) -> _Job:
     settings = recipe.stage(order.stage)
     model = loaded.model.train()
@@ -158,6 +195,8 @@ def _job(
         models=KeptModels(work, out=order.out, count=settings.kept_models, store=store if at else None, run=run, at=at),
         peers=peers,
         control=control,
+        ledger=ledger,
+        meter=meter,
     )
 
 
@@ -165,17 +204,23 @@ def _train(job: _Job, diary: RunLog) -> Position:
     position = job.checkpoints.resume(job.strategy)
     job.feed.unreadable_before = frozenset(position.skipped)
     _tell(job, diary, position)
+    job.ledger.begun(position.step)
     started, first = time.monotonic() - position.seconds, position
     losses = list(position.losses)
     for step in range(position.step, job.steps):
+        if is_over(position.validated, patience=job.settings.patience):
+            break
         loss, stops = _step(job, step)
         losses.append(loss)
         seconds = time.monotonic() - started
-        position = Position(step=step + 1, losses=tuple(losses), seconds=seconds, skipped=position.skipped)
+        position = replace(position, step=step + 1, losses=tuple(losses), seconds=seconds)
         if job.peers.leads:
             left = (seconds - first.seconds) / (step + 1 - first.step) * (job.steps - step - 1)
-            job.control.report(step + 1, job.steps, loss, left)
+            with job.ledger.spent("saving"):
+                job.control.report(step + 1, job.steps, loss, left)
         is_due = position.step % job.settings.checkpoint_every_steps == 0 and position.step < job.steps
+        if is_due or step + 1 == job.steps:
+            position = _validated(job, diary, position)
         if is_due or stops or step + 1 == job.steps:
             position = replace(position, skipped=_skipped(job))
         if is_due or stops:
@@ -192,25 +237,52 @@ def _train(job: _Job, diary: RunLog) -> Position:
 
 def _step(job: _Job, step: int) -> tuple[float, bool]:
     """The loss of a step, and whether any member was asked to end."""
-    settings, peers = job.settings, job.peers
-    batches = job.ahead(step)
-    unreadable = len(job.feed.unreadable)
-    mine = [sum(batch.num_targets for batch in batches), len(batches), job.control.should_stop(), unreadable]
-    targets, counts, stops, skipped = zip(*peers.all_of(mine), strict=True)
-    if sum(skipped) + len(job.feed.unreadable_before) > settings.corrupt_images_max:
-        refuse_too_many(_skipped(job), most=settings.corrupt_images_max)
-    if job.strategy.moves_together:
-        batches += [no_samples()] * (int(max(counts)) - len(batches))
-        size = job.loaded.config.vision.image_size
-        batches = [in_lockstep(batch, image_size=size) for batch in batches]
-    losses = job.strategy.add_gradients(batches, num_targets=int(sum(targets)))
-    loss = sum(share for (share,) in peers.all_of([sum(losses)]))
+    with job.ledger.spent("data"):
+        batches = job.ahead(step)
+        unreadable = len(job.feed.unreadable)
+        mine = [sum(batch.num_targets for batch in batches), len(batches), job.control.should_stop(), unreadable]
+        told = job.peers.all_of([*mine, job.meter.joules()])  # and so for the slowest of all
+    with job.ledger.spent("step"):
+        targets, counts, stops, skipped, joules = zip(*told, strict=True)
+        if job.meter.kind != "unknown":
+            job.ledger.used(sum(joules))
+        if sum(skipped) + len(job.feed.unreadable_before) > job.settings.corrupt_images_max:
+            refuse_too_many(_skipped(job), most=job.settings.corrupt_images_max)
+        if job.strategy.moves_together:
+            batches += [no_samples()] * (int(max(counts)) - len(batches))
+            size = job.loaded.config.vision.image_size
+            batches = [in_lockstep(batch, image_size=size) for batch in batches]
+        return _learned(job, step, batches, num_targets=int(sum(targets))), any(stops)
+
+
+def _learned(job: _Job, step: int, batches: list[Batch], *, num_targets: int) -> float:
+    """The loss of the step, after which the weights have moved."""
+    losses = job.strategy.add_gradients(batches, num_targets=num_targets)
+    loss = sum(share for (share,) in job.peers.all_of([sum(losses)]))
     _refuse_unless_finite(job, loss, step, batches, losses)
-    factor = rate_factor(step, steps=job.steps, warmup_ratio=settings.warmup_ratio)
-    norm = job.strategy.move(learning_rate=settings.learning_rate * factor)
+    factor = rate_factor(step, steps=job.steps, warmup_ratio=job.settings.warmup_ratio)
+    norm = job.strategy.move(learning_rate=job.settings.learning_rate * factor)
     if not math.isfinite(norm):
         _refuse_unless_finite(job, norm, step, batches, [norm] * len(batches))
-    return loss, any(stops)
+    return loss
+
+
+def _validated(job: _Job, diary: RunLog, position: Position) -> Position:
+    """With the loss on held-out samples, where there are any."""
+    if not job.settings.validation_samples:
+        return position
+    peers = job.peers
+    with job.ledger.spent("validation"):
+        held_out = job.feed.held_out(micro_batch=job.settings.micro_batch, rank=peers.rank, world_size=peers.world_size)
+        loss = loss_over(
+            held_out,
+            job.strategy.measure,
+            peers=peers,
+            moves_together=job.strategy.moves_together,
+            image_size=job.loaded.config.vision.image_size,
+        )
+        diary.log_numbers({"validation_loss": loss}, step=position.step)
+    return replace(position, validated=(*position.validated, Validated(step=position.step, loss=loss)))
 
 
 def _skipped(job: _Job) -> tuple[str, ...]:
@@ -232,16 +304,20 @@ def _refuse_unless_finite(job: _Job, value: float, step: int, batches: Sequence[
 def _save(job: _Job, diary: RunLog, position: Position, *, keep_model: bool) -> None:
     """Weights first, state last: a state that exists has its weights."""
     if keep_model and job.settings.kept_models:
-        whole = _whole_network(job)
-        if whole is not None:
-            job.models.save(whole, position.step)
-    job.checkpoints.save(job.strategy, position)
+        with job.ledger.spent("saving"):
+            whole = _whole_network(job)
+            if whole is not None:
+                job.models.save(whole, position.step)
+    with job.ledger.spent("checkpoint"):
+        job.checkpoints.save(job.strategy, position)
+    job.ledger.saved(position.step)
     _tell(job, diary, position)
 
 
 def _tell(job: _Job, diary: RunLog, position: Position) -> None:
     if job.peers.leads:
-        job.models.tell(diary, position)
+        with job.ledger.spent("saving"):
+            job.models.tell(diary, position)
 
 
 def _whole_network(job: _Job) -> Loaded | None:
@@ -254,17 +330,18 @@ def _whole_network(job: _Job) -> Loaded | None:
 
 
 def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
-    job.checkpoints.settle()  # who was superseded hears of it here, before it would put anything at the output
-    whole, result = _whole_network(job), None
-    if whole is not None:
-        with whole_directory(job.order.out) as partial:
-            checkpoint.save(whole, partial)
-            result = _result(job, position, weights_digest(partial))
-            job.models.hand_over(partial)
-            write_json(partial / STAGE_FILE, result.to_json())
-        job.models.finish(diary, position)
-        diary.log_losses(position.losses)
-        diary.finish(succeeded=True)
+    with job.ledger.spent("checkpoint"):
+        job.checkpoints.settle()  # who was superseded hears of it here, before it would put anything at the output
+    with job.ledger.spent("saving"):
+        whole, result = _whole_network(job), None
+        if whole is not None:
+            result = _written(job, position, diary, whole)
+    if result is not None:
+        result = replace(result, expense=_expense(job, steps=position.step))
+        write_json(job.order.out / STAGE_FILE, result.to_json())  # with what it took to write it
+        job.models.tell_result()
+        diary.log_numbers(result.expense.numbers() if result.expense else {})
+        job.ledger.clear()
         shutil.rmtree(job.models.work, ignore_errors=True)
     job.checkpoints.clear()
     job.strategy.close()
@@ -272,19 +349,46 @@ def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
     return told
 
 
-def _result(job: _Job, position: Position, digest: str) -> StageResult:
+def _written(job: _Job, position: Position, diary: RunLog, whole: Loaded) -> StageResult:
+    """The finished stage at the output, and told: the best on held-out samples, else the last one."""
+    best = job.models.best(position)
+    with whole_directory(job.order.out) as partial:
+        if best is not None:
+            shutil.copytree(best, partial, copy_function=link, dirs_exist_ok=True)
+        else:
+            checkpoint.save(whole, partial)
+        best_step = 0 if best is None else int(best.name.removeprefix("step-"))
+        result = _result(job, position, best_step=best_step, digest=weights_digest(partial))
+        job.models.hand_over(partial)
+        write_json(partial / STAGE_FILE, result.to_json())
+    job.models.finish(diary, position, step=result.weights_step)
+    diary.log_losses(position.losses)
+    diary.finish(succeeded=True)
+    return result
+
+
+def _expense(job: _Job, *, steps: int = 0) -> Expense:
+    """So far."""
+    foreseen = planned(job.recipe, job.order.stage, sizes_known=job.feed.sizes, device=job.meter.name)
+    return expense_of(job.ledger.attempts(), steps=steps, planned=foreseen, price=Price.here())
+
+
+def _result(job: _Job, position: Position, *, best_step: int, digest: str) -> StageResult:
     return StageResult(
         name=job.order.stage,
         recipe=job.recipe.name,
         steps=position.step,
         samples=position.step * job.settings.global_batch,
         seconds=round(position.seconds, 3),
-        final_loss=final_loss(position.losses),
+        final_loss=final_loss(position.losses[: best_step or None]),
         losses=position.losses,
         inputs=job.inputs,
         inputs_digest=digest_of(job.inputs),
         weights_digest=digest,
         skipped=position.skipped,
+        validated=tuple((one.step, one.loss) for one in position.validated),
+        best_step=best_step,
+        expense=_expense(job, steps=position.step),
         settings={
             "strategy": job.order.strategy,
             "workers": str(job.peers.world_size),

@@ -4,6 +4,7 @@ In S3 they are what the tracking store points to, so that no weights ever pass t
 stage holds them too, for the evaluation that chooses among them.
 """
 
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from vilam3.train.runlog import RunLog
 from vilam3.train.sharded import patiently
 from vilam3.train.stage import link
 from vilam3.train.state import Position
+from vilam3.train.validation import best_of
+
+log = logging.getLogger(__name__)
 
 
 def take_over(out: Path, *, store: ObjectStore, run: str) -> bool:
@@ -61,37 +65,75 @@ class KeptModels:
 
     def save(self, loaded: Loaded, step: int) -> None:
         """Keep the model of this step."""
-        place = self.work / MODELS / f"step-{step:08d}"
+        place = self.work / MODELS / _name(step)
         checkpoint.save(loaded, place)
         self._upload(place, f"{MODELS}/{place.name}")
 
     def tell(self, diary: RunLog, position: Position) -> None:
-        """Log losses and models up to `position`, and drop the oldest; saying it again after a resume does no harm."""
+        """Log losses and models up to `position`; saying it again after a resume does no harm.
+
+        The oldest are dropped, but for the best on held-out samples.
+        """
         diary.log_losses(position.losses)
         places = self._places()
         for place in places:
             step = int(place.name.removeprefix("step-"))
             if step <= position.step:
                 at = self._uri(f"{MODELS}/{place.name}", self._out / MODELS / place.name)
-                diary.log_model(place, at=at, losses=position.losses[:step])
+                diary.log_model(place, at=at, losses=position.losses[:step], validated=position.validated)
+        best = best_of(position.validated)
         for old in places[: -self._count or None]:
+            if best is not None and old.name == _name(best.step):
+                continue
             shutil.rmtree(old)
             if self._s3 is not None:
                 self._s3.store.delete(f"{self._s3.run}/{MODELS}/{old.name}")
+
+    def best(self, position: Position) -> Path | None:
+        """The best on held-out samples, where it is not the final one; from S3 where it was kept on another machine."""
+        best = best_of(position.validated)
+        if best is None or best.step == position.step:
+            return None
+        place = self.work / MODELS / _name(best.step)
+        if not place.is_dir() and self._s3 is not None:
+            self._download(f"{self._s3.run}/{MODELS}/{place.name}", place)
+        if not place.is_dir():
+            log.warning("the best model, of step %d, is not there any more; the last one is taken", best.step)
+            return None
+        return place
 
     def hand_over(self, to: Path) -> None:
         """Put the kept models into the folder of the finished stage."""
         for place in self._places():
             shutil.copytree(place, to / MODELS / place.name, copy_function=link)
 
-    def finish(self, diary: RunLog, position: Position) -> None:
-        """Log the final model, which is at `out` by now."""
+    def finish(self, diary: RunLog, position: Position, *, step: int) -> None:
+        """Log the final model, whose weights are those of `step` and which is at `out` by now."""
         self._upload(self._out, FINAL)
         if self._count:
-            diary.log_model(self._out, at=self._uri(FINAL, self._out), losses=position.losses)
+            losses = position.losses[:step]
+            diary.log_model(self._out, at=self._uri(FINAL, self._out), losses=losses, validated=position.validated)
+
+    def tell_result(self) -> None:
+        """The record at `out` says more now."""
+        if self._s3 is not None:
+            target = self._s3
+            patiently(lambda: target.store.put(f"{target.run}/{FINAL}/{STAGE_FILE}", self._out / STAGE_FILE))
 
     def _places(self) -> list[Path]:
         return sorted((self.work / MODELS).glob("step-*"))
+
+    def _download(self, folder: str, to: Path) -> None:
+        assert self._s3 is not None
+        store = self._s3.store
+        entries = patiently(lambda: list(store.entries(folder)))
+        if not entries:
+            return
+        with whole_directory(to) as partial:
+            for entry in entries:
+                path = partial / entry.key.removeprefix(f"{folder}/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                patiently(lambda entry=entry, path=path: store.save(entry.key, path))  # type: ignore[misc]  # of this turn
 
     def _uri(self, name: str, path: Path) -> str:
         return path.absolute().as_uri() if self._s3 is None else f"{self._s3.uri}/{name}"
@@ -105,3 +147,7 @@ class KeptModels:
         for file in sorted(files, key=lambda one: one.name in {"digests.json", STAGE_FILE}):
             key = f"{target.run}/{name}/{file.relative_to(folder).as_posix()}"
             patiently(lambda key=key, file=file: target.store.put(key, file))  # type: ignore[misc]  # of this turn
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"

@@ -1,11 +1,16 @@
 """One way in for every launcher: what a stage needs, and who trains it. Knows neither Ray nor DeepSpeed."""
 
 import contextlib
+import platform
 import shutil
-from collections.abc import Mapping
+import time
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
+
+import psutil
 
 from vilam3.errors import RecipeError
 from vilam3.objects import open_store
@@ -13,6 +18,7 @@ from vilam3.recipe import Recipe, parse_resolved
 from vilam3.train import local
 from vilam3.train.gang import run_name
 from vilam3.train.kept import take_over
+from vilam3.train.ledger import FOLDER
 from vilam3.train.order import Order
 from vilam3.train.peers import Peers
 from vilam3.train.preflight import Check, examine
@@ -36,6 +42,7 @@ class Launch:
         strategy: How they divide the model.
         checkpoints: Where they keep their state, ``file:///folder`` or ``s3://bucket/prefix``; None: beside the output.
         runs: Folder of the tracking store where it is a file; None logs nothing.
+        began_s: Wall clock from which on this machine is used for it; None: from now.
     """
 
     launcher: LauncherName = "local"
@@ -43,6 +50,7 @@ class Launch:
     strategy: StrategyName | None = None
     checkpoints: str | None = None
     runs: Path | None = None
+    began_s: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would have no effect."""
@@ -78,7 +86,7 @@ def from_texts(texts: Mapping[str, str], *, runs: Path | None) -> Launch:
     )
 
 
-def run(
+def run(  # noqa: PLR0913 - inputs, output, and who is told
     recipe: Recipe,
     *,
     stage: str,
@@ -87,6 +95,7 @@ def run(
     out: Path,
     how: Launch,
     on_progress: OnProgress | None = None,
+    on_ledger: Callable[[str], None] | None = None,
 ) -> StageResult:
     """Train one stage, go on with it, or take over a finished one.
 
@@ -98,6 +107,7 @@ def run(
         out: Where the finished stage goes.
         how: Launcher, workers, strategy, and what else does not touch the result.
         on_progress: Called with step, steps, loss and seconds left.
+        on_ledger: Called by the launcher on Ray with the URI of the time's records, before the members start.
 
     Raises:
         VilaM3Error: see `vilam3.train.local.run` and `vilam3.train.gang.take_part`.
@@ -112,6 +122,7 @@ def run(
             out=out,
             tracking=open_tracker(recipe, how.runs),
             on_progress=on_progress,
+            began_s=how.began_s,
         )
     order = _order(recipe, stage=stage, corpus=corpus, base=base, out=out, how=how)
     if how.launcher == "torchrun":
@@ -122,12 +133,19 @@ def run(
         inputs = inputs_of(recipe, stage=stage, corpus=brought_corpus(corpus), base=brought(base) if base else None)
         if (found := finished(out, inputs)) is not None:
             return found
+        if on_ledger is not None:
+            on_ledger(f"{order.checkpoints.rstrip('/')}/{run_name(stage, inputs)}/{FOLDER}")
         from vilam3.train import on_ray  # noqa: PLC0415 - Ray takes seconds to import
 
         result = on_ray.run(order, workers=how.workers or recipe.stage(stage).devices, on_progress=on_progress)
         _collect(order, inputs)
     shutil.rmtree(_beside(out), ignore_errors=True)
     return result
+
+
+def process_began_s() -> float:
+    """Wall clock of the start of this process, which was started to train."""
+    return psutil.Process().create_time()
 
 
 def model_uri(result: StageResult, *, out: Path, how: Launch) -> str:
@@ -174,7 +192,15 @@ def _order(recipe: Recipe, *, stage: str, corpus: str, base: str, out: Path, how
         strategy=how.strategy or default_strategy(recipe.stage(stage)),
         checkpoints=how.checkpoints or _beside(out).as_uri(),
         runs=None if how.runs is None else how.runs.absolute(),
+        holder=_starter() if how.launcher == "torchrun" else uuid.uuid4().hex,
+        began_s=time.time() if how.began_s is None else how.began_s,
     )
+
+
+def _starter() -> str:
+    """The process that started this one, and starts another in its place without letting go of the machine."""
+    parent = psutil.Process().parent()
+    return f"{platform.node()} {parent.pid} {parent.create_time()}" if parent is not None else ""
 
 
 def _beside(out: Path) -> Path:

@@ -8,9 +8,9 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,12 +19,17 @@ from vilam3.artifacts import whole_directory, write_json
 from vilam3.errors import PreemptedError
 from vilam3.model import checkpoint
 from vilam3.model.checkpoint import Loaded
+from vilam3.objects import FolderStore
 from vilam3.recipe import Recipe
 from vilam3.settings import Stage
 from vilam3.train import state
 from vilam3.train.ahead import Ahead
 from vilam3.train.batches import Feed
+from vilam3.train.expense import Expense, Price, expense_of
+from vilam3.train.ledger import Holding, Ledger
 from vilam3.train.low_rank import adapt, added_up
+from vilam3.train.peers import Peers
+from vilam3.train.plan import planned
 from vilam3.train.record import (
     MODELS,
     STAGE_FILE,
@@ -50,12 +55,14 @@ from vilam3.train.step import (
     Batch,
     checkpoint_activations,
     freeze,
+    loss_of,
     make_optimizer,
     make_scheduler,
     refuse_too_many,
     train_step,
 )
 from vilam3.train.termination import on_termination
+from vilam3.train.validation import Validated, best_of, is_over, loss_over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,6 +79,7 @@ class _Job:
     feed: Feed
     ahead: Ahead
     learner: Learner
+    ledger: Ledger
     stop: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -83,7 +91,7 @@ class _Job:
         return digest_of(self.inputs)
 
 
-def run(
+def run(  # noqa: PLR0913 - inputs, outputs, and who is told
     recipe: Recipe,
     *,
     stage: str,
@@ -92,6 +100,7 @@ def run(
     out: Path,
     tracking: Tracker | None = None,
     on_progress: OnProgress | None = None,
+    began_s: float | None = None,
 ) -> StageResult:
     """Train one stage, go on with it, or take over a finished one.
 
@@ -103,6 +112,7 @@ def run(
         out: Where the checkpoint goes; one of other inputs is replaced when this one is complete.
         tracking: Store to log to.
         on_progress: Called after every step with step, steps, loss and seconds left.
+        began_s: Wall clock from which on the machine is used for this; None: now.
 
     Raises:
         RecipeError: the recipe has no such stage, or the stage needs a base.
@@ -116,10 +126,11 @@ def run(
         return found
     work = work_folder(out, inputs)
     drop_other_work(out, work)
-    with repeatable(recipe):
+    ledger = Ledger(FolderStore(work), "", holding=Holding(began_s=began_s))
+    with contextlib.closing(ledger), repeatable(recipe):
         loaded = starting_network(recipe, stage=stage, corpus=corpus, base=base)
         feed = make_feed(recipe, stage=stage, corpus=corpus, loaded=loaded)
-        job = _job(recipe, stage, inputs, out, work, loaded, feed)
+        job = _job(recipe, stage, inputs, out, work, loaded, feed, ledger)
         diary = RunLog(tracking, recipe, stage=stage, inputs=inputs, steps=job.steps)
         try:
             with on_termination(job.stop), _workers(job) as workers:
@@ -127,16 +138,27 @@ def run(
         except PreemptedError:
             raise
         except BaseException:
+            diary.log_numbers(_expense(job).numbers())
             diary.finish(succeeded=False)
             raise
         finally:
             job.feed.close()  # first, for who makes batches may await a store
             job.ahead.close()
+        ledger.clear()
     shutil.rmtree(work, ignore_errors=True)
     return result
 
 
-def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Path, loaded: Loaded, feed: Feed) -> _Job:
+def _job(  # noqa: PLR0913, PLR0917 - all that a stage is
+    recipe: Recipe,
+    name: str,
+    inputs: dict[str, str],
+    out: Path,
+    work: Path,
+    loaded: Loaded,
+    feed: Feed,
+    ledger: Ledger,
+) -> _Job:
     settings = recipe.stage(name)
     model = loaded.model.train()
     freeze(model, trainable=settings.trainable)
@@ -161,6 +183,7 @@ def _job(recipe: Recipe, name: str, inputs: dict[str, str], out: Path, work: Pat
         feed=feed,
         ahead=Ahead(batches, steps=steps),
         learner=Learner(model=model, optimizer=optimizer, scheduler=scheduler),
+        ledger=ledger,
     )
 
 
@@ -168,22 +191,28 @@ def _train(job: _Job, diary: RunLog, workers: Executor | None, on_progress: OnPr
     position = state.resume(job.work, job.learner, inputs_digest=job.digest)
     job.feed.unreadable_before = frozenset(position.skipped)
     _tell(job, diary, position)
+    job.ledger.begun(position.step)
     started, done_before = time.monotonic() - position.seconds, position.step
     resumed_s = position.seconds
     losses = list(position.losses)
     for step in range(position.step, job.steps):
+        if is_over(position.validated, patience=job.settings.patience):
+            break
         losses.append(_step(job, step, workers))
         seconds = time.monotonic() - started
         skipped = tuple(sorted(job.feed.unreadable | job.feed.unreadable_before))
-        position = Position(step=step + 1, losses=tuple(losses), seconds=seconds, skipped=skipped)
+        position = replace(position, step=step + 1, losses=tuple(losses), seconds=seconds, skipped=skipped)
         if on_progress is not None:
             left = (seconds - resumed_s) / (step + 1 - done_before) * (job.steps - step - 1)
-            on_progress(step + 1, job.steps, losses[-1], left)
+            with job.ledger.spent("saving"):
+                on_progress(step + 1, job.steps, losses[-1], left)
         is_due = position.step % job.settings.checkpoint_every_steps == 0 and position.step < job.steps
+        if is_due or position.step == job.steps:
+            position = _validated(job, diary, position)
         if is_due or job.stop.is_set():
             _save(job, position, keep_model=is_due)
             _tell(job, diary, position)
-            _drop_old_models(job)
+            _drop_old_models(job, position)
         if job.stop.is_set():
             raise PreemptedError(
                 f"stage {job.name}: asked to end at step {position.step} of {job.steps}; the state is saved, run the "
@@ -193,27 +222,48 @@ def _train(job: _Job, diary: RunLog, workers: Executor | None, on_progress: OnPr
 
 
 def _step(job: _Job, step: int, workers: Executor | None) -> float:
-    batches = job.ahead(step)
+    with job.ledger.spent("data"):
+        batches = job.ahead(step)
     skipped = sorted(job.feed.unreadable | job.feed.unreadable_before)
     refuse_too_many(skipped, most=job.settings.corrupt_images_max)
-    result = train_step(
-        job.loaded.model,
-        batches,
-        optimizer=job.learner.optimizer,
-        scheduler=job.learner.scheduler,
-        gradient_clip=job.settings.gradient_clip,
-        precision=PRECISIONS[job.recipe.model.precision],
-        workers=workers,
-    )
+    with job.ledger.spent("step"):
+        result = train_step(
+            job.loaded.model,
+            batches,
+            optimizer=job.learner.optimizer,
+            scheduler=job.learner.scheduler,
+            gradient_clip=job.settings.gradient_clip,
+            precision=PRECISIONS[job.recipe.model.precision],
+            workers=workers,
+        )
     return result.loss
+
+
+def _validated(job: _Job, diary: RunLog, position: Position) -> Position:
+    """With the loss on held-out samples, where there are any."""
+    if not job.settings.validation_samples:
+        return position
+    model, precision = job.loaded.model, PRECISIONS[job.recipe.model.precision]
+
+    def measure(batches: Sequence[Batch]) -> list[float]:
+        with torch.no_grad():
+            return [float(loss_of(model, one, precision=precision)) for one in batches]
+
+    with job.ledger.spent("validation"):
+        held_out = job.feed.held_out(micro_batch=job.settings.micro_batch)
+        found = Validated(step=position.step, loss=loss_over(held_out, measure, peers=Peers()))
+        diary.log_numbers({"validation_loss": found.loss}, step=found.step)
+    return replace(position, validated=(*position.validated, found))
 
 
 def _save(job: _Job, position: Position, *, keep_model: bool) -> None:
     """Weights first, state last: a state that exists has its weights."""
     if keep_model and job.settings.kept_models:
-        place = job.work / MODELS / f"step-{position.step:08d}"
-        checkpoint.save(_whole_network(job), place)
-    state.save(job.work, job.learner, position, inputs_digest=job.digest)
+        with job.ledger.spent("saving"):
+            checkpoint.save(_whole_network(job), _kept_model(job, position.step))
+    with job.ledger.spent("checkpoint"):
+        state.save(job.work, job.learner, position, inputs_digest=job.digest)
+    job.ledger.saved(position.step)
 
 
 def _whole_network(job: _Job) -> Loaded:
@@ -226,18 +276,25 @@ def _whole_network(job: _Job) -> Loaded:
 
 def _tell(job: _Job, diary: RunLog, position: Position) -> None:
     """Log losses and kept models up to `position`; saying it again after a resume does no harm."""
-    diary.log_losses(position.losses)
-    for place in _kept_models(job):
-        step = int(place.name.removeprefix("step-"))
-        if step <= position.step:
-            diary.log_model(
-                place, at=(job.out / MODELS / place.name).absolute().as_uri(), losses=position.losses[:step]
-            )
+    with job.ledger.spent("saving"):
+        diary.log_losses(position.losses)
+        for place in _kept_models(job):
+            step = int(place.name.removeprefix("step-"))
+            if step <= position.step:
+                at = (job.out / MODELS / place.name).absolute().as_uri()
+                diary.log_model(place, at=at, losses=position.losses[:step], validated=position.validated)
 
 
-def _drop_old_models(job: _Job) -> None:
+def _drop_old_models(job: _Job, position: Position) -> None:
+    """But for the best on held-out samples."""
+    best = best_of(position.validated)
     for old in _kept_models(job)[: -job.settings.kept_models or None]:
-        shutil.rmtree(old)
+        if best is None or old != _kept_model(job, best.step):
+            shutil.rmtree(old)
+
+
+def _kept_model(job: _Job, step: int) -> Path:
+    return job.work / MODELS / f"step-{step:08d}"
 
 
 def _kept_models(job: _Job) -> list[Path]:
@@ -245,34 +302,58 @@ def _kept_models(job: _Job) -> list[Path]:
 
 
 def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
-    with whole_directory(job.out) as partial:
-        checkpoint.save(_whole_network(job), partial)
-        result = StageResult(
-            name=job.name,
-            recipe=job.recipe.name,
-            steps=position.step,
-            samples=position.step * job.settings.global_batch,
-            seconds=round(position.seconds, 3),
-            final_loss=final_loss(position.losses),
-            losses=position.losses,
-            inputs=job.inputs,
-            inputs_digest=job.digest,
-            weights_digest=weights_digest(partial),
-            skipped=position.skipped,
-            settings={
-                "threads": str(job.recipe.threads),
-                "data_wait_s": f"{job.ahead.waited_s:.3f}",
-                "torch": str(torch.__version__),
-            },
-        )
-        for place in _kept_models(job):
-            shutil.copytree(place, partial / MODELS / place.name, copy_function=link)
-        write_json(partial / STAGE_FILE, result.to_json())
-    if job.settings.kept_models:
-        diary.log_model(job.out, at=job.out.absolute().as_uri(), losses=position.losses)
-    diary.log_losses(position.losses)
-    diary.finish(succeeded=True)
+    with job.ledger.spent("saving"):
+        best = best_of(position.validated)
+        best_step = best.step if best is not None and best.step != position.step else 0
+        with whole_directory(job.out) as partial:
+            if best_step:
+                shutil.copytree(_kept_model(job, best_step), partial, copy_function=link, dirs_exist_ok=True)
+            else:
+                checkpoint.save(_whole_network(job), partial)
+            result = _result(job, position, best_step=best_step, digest=weights_digest(partial))
+            for place in _kept_models(job):
+                shutil.copytree(place, partial / MODELS / place.name, copy_function=link)
+            write_json(partial / STAGE_FILE, result.to_json())
+        if job.settings.kept_models:
+            losses = position.losses[: result.weights_step]
+            at = job.out.absolute().as_uri()
+            diary.log_model(job.out, at=at, losses=losses, validated=position.validated)
+        diary.log_losses(position.losses)
+        diary.finish(succeeded=True)
+    result = replace(result, expense=_expense(job, steps=position.step))
+    write_json(job.out / STAGE_FILE, result.to_json())  # with what it took to write it
+    diary.log_numbers(result.expense.numbers() if result.expense else {})
     return result
+
+
+def _result(job: _Job, position: Position, *, best_step: int, digest: str) -> StageResult:
+    return StageResult(
+        name=job.name,
+        recipe=job.recipe.name,
+        steps=position.step,
+        samples=position.step * job.settings.global_batch,
+        seconds=round(position.seconds, 3),
+        final_loss=final_loss(position.losses[: best_step or None]),
+        losses=position.losses,
+        inputs=job.inputs,
+        inputs_digest=job.digest,
+        weights_digest=digest,
+        skipped=position.skipped,
+        validated=tuple((one.step, one.loss) for one in position.validated),
+        best_step=best_step,
+        expense=_expense(job, steps=position.step),
+        settings={
+            "threads": str(job.recipe.threads),
+            "data_wait_s": f"{job.ahead.waited_s:.3f}",
+            "torch": str(torch.__version__),
+        },
+    )
+
+
+def _expense(job: _Job, *, steps: int = 0) -> Expense:
+    """So far."""
+    foreseen = planned(job.recipe, job.name, sizes_known=job.feed.sizes, device="")
+    return expense_of(job.ledger.attempts(), steps=steps, planned=foreseen, price=Price.here())
 
 
 @contextlib.contextmanager

@@ -39,6 +39,7 @@ class News:
         loss: Of the last step.
         seconds_left: Estimated.
         model: URI of the finished stage; empty until then.
+        ledger: URI of the records of what the time went into, see `vilam3.train.ledger`; empty until it is known.
         kind: Class of the error that ended the job; empty where none did.
         message: Of that error.
     """
@@ -48,6 +49,7 @@ class News:
     loss: float | None = None
     seconds_left: float | None = None
     model: str = ""
+    ledger: str = ""
     kind: str = ""
     message: str = ""
 
@@ -68,7 +70,11 @@ class Teller:
 
     def __call__(self, step: int, steps: int, loss: float, seconds_left: float) -> None:
         """Take a reading."""
-        self._news = News(step=step, steps=steps, loss=loss, seconds_left=seconds_left)
+        self._news = replace(self._news, step=step, steps=steps, loss=loss, seconds_left=seconds_left)
+
+    def keeps_ledger_at(self, uri: str) -> None:
+        """Where the time is accounted for."""
+        self._news = replace(self._news, ledger=uri)
 
     def finished(self, model: str) -> None:
         """The stage is at this URI."""

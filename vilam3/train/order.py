@@ -20,6 +20,8 @@ class Order:
         strategy: How the model is divided.
         checkpoints: ``file:///folder`` or ``s3://bucket/prefix`` that every member reaches.
         runs: Folder of the tracking store where it is a file; None logs nothing.
+        holder: Names what holds the machines while members come and go, see `vilam3.train.ledger.Attempt`.
+        began_s: Wall clock from which on it holds them; 0: from when the leader begins.
         only_preflight: Look at the machines and train nothing.
     """
 
@@ -31,6 +33,8 @@ class Order:
     strategy: StrategyName
     checkpoints: str
     runs: Path | None
+    holder: str = ""
+    began_s: float = 0.0
     only_preflight: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -44,6 +48,8 @@ class Order:
             "strategy": self.strategy,
             "checkpoints": self.checkpoints,
             "runs": None if self.runs is None else str(self.runs),
+            "holder": self.holder,
+            "began_s": self.began_s,
             "only_preflight": self.only_preflight,
         }
 
@@ -60,6 +66,8 @@ class Order:
             strategy=cast("StrategyName", values["strategy"]),
             checkpoints=values["checkpoints"],
             runs=None if runs is None else Path(runs),
+            holder=str(values["holder"]),
+            began_s=float(values["began_s"]),
             only_preflight=bool(values["only_preflight"]),
         )
 

@@ -14,6 +14,7 @@ from vilam3.model.config import VilaConfig
 from vilam3.model.sizes import adapted_rows, gated_weights, image_operations, llm_operations, low_rank_weights, sizes
 from vilam3.recipe import Recipe
 from vilam3.settings import Part, Stage
+from vilam3.train.expense import Planned
 from vilam3.train.network import network_config
 
 ZERO_STAGES = (0, 1, 2, 3)
@@ -21,14 +22,19 @@ FLOW: tuple[Part, ...] = ("vision_tower", "mm_projector", "llm")  # in the order
 WEIGHT_BYTES = {"bfloat16": 2, "float32": 4}
 OPTIMIZER_BYTES = {"bfloat16": 12, "float32": 8}  # AdamW's moments, and a single-precision copy of half weights
 LAYER_ACTIVATIONS = 17  # values of a layer's width kept a position for the backward pass, attention fused
+MEAN_TOKENS, MEAN_IMAGES = 350.0, 1.0  # of a sample, where neither recipe nor user says
 STATE_BYTES = 12  # a saved training state: single-precision weights and moments, whatever the arithmetic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """One kind, by its maker's data sheet: dense bfloat16, board memory and power limit."""
+    """One kind, by its maker's data sheet: dense bfloat16, board memory and power limit.
+
+    `product` is what its driver's name for it contains.
+    """
 
     name: str
+    product: str
     operations_per_s: float
     memory_bytes: int
     watts: int
@@ -37,9 +43,9 @@ class Accelerator:
 ACCELERATORS = {
     kind.name: kind
     for kind in (
-        Accelerator(name="a100-80gb", operations_per_s=312e12, memory_bytes=80 * 10**9, watts=400),
-        Accelerator(name="h100", operations_per_s=989e12, memory_bytes=80 * 10**9, watts=700),
-        Accelerator(name="h200", operations_per_s=989e12, memory_bytes=141 * 10**9, watts=700),
+        Accelerator(name="a100-80gb", product="A100", operations_per_s=312e12, memory_bytes=80 * 10**9, watts=400),
+        Accelerator(name="h100", product="H100", operations_per_s=989e12, memory_bytes=80 * 10**9, watts=700),
+        Accelerator(name="h200", product="H200", operations_per_s=989e12, memory_bytes=141 * 10**9, watts=700),
     )
 }
 
@@ -51,15 +57,15 @@ class Assumptions:
     Attributes:
         accelerator: Kind of device.
         utilisation: Share of the device's peak that the model's own operations reach (MFU), recomputation not counted.
-        tokens_per_sample: Mean positions of a sample, image positions included.
-        images_per_sample: Mean images of a sample.
+        tokens_per_sample: Mean positions of a sample, image positions included; None: what the recipe says of a stage.
+        images_per_sample: Mean images of a sample; likewise.
         price_per_hour: Of one device; None plans no cost.
     """
 
     accelerator: Accelerator
     utilisation: float = 0.35
-    tokens_per_sample: float = 350.0
-    images_per_sample: float = 1.0
+    tokens_per_sample: float | None = None
+    images_per_sample: float | None = None
     price_per_hour: float | None = None
 
     def __post_init__(self) -> None:
@@ -70,6 +76,23 @@ class Assumptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise RecipeError(f"plan: {name} {value} must be a number that is not negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleSize:
+    """Mean positions, image positions included, and mean images of a sample."""
+
+    tokens: float
+    images: float
+
+    @classmethod
+    def of(cls, stage: Stage, assumptions: Assumptions) -> "SampleSize":
+        """As the user says, else as the recipe does, else as ours is elsewhere."""
+        tokens, images = assumptions.tokens_per_sample, assumptions.images_per_sample
+        return cls(
+            tokens=tokens if tokens is not None else stage.mean_tokens or MEAN_TOKENS,
+            images=images if images is not None else stage.mean_images or MEAN_IMAGES,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +126,8 @@ class StagePlan:
         name: Of the stage.
         devices: Data-parallel processes.
         zero_stage: The recipe's choice.
+        tokens_per_sample: Mean that the figures rest on.
+        images_per_sample: Likewise.
         trainable: Weights that learn.
         states_bytes: Weights, gradients and optimizer on one device, by ZeRO stage.
         activations_bytes: Beside them, for one forward pass of samples of the assumed length.
@@ -115,6 +140,8 @@ class StagePlan:
     name: str
     devices: int
     zero_stage: int
+    tokens_per_sample: float
+    images_per_sample: float
     trainable: int
     states_bytes: Mapping[int, int]
     activations_bytes: int
@@ -144,19 +171,21 @@ def _stage(recipe: Recipe, name: str, assumptions: Assumptions, known: Mapping[s
     stage, config = recipe.stage(name), network_config(recipe.model)
     samples = dict(stage.published_samples if known is None else known)
     unknown = tuple(sorted(name for name, weight in stage.mixture.items() if weight and name not in samples))
-    counted, precision = sizes(config), recipe.model.precision
+    counted, precision, size = sizes(config), recipe.model.precision, SampleSize.of(stage, assumptions)
     trainable = learning_weights(config, stage)
     kept_beside = _adapter_weights(config, stage) if stage.adapter_tasks else 0
     return StagePlan(
         name=name,
         devices=stage.devices,
         zero_stage=stage.zero_stage,
+        tokens_per_sample=size.tokens,
+        images_per_sample=size.images,
         trainable=trainable,
         states_bytes={
             zero: states_bytes(counted.total, trainable, devices=stage.devices, zero_stage=zero, precision=precision)
             for zero in ZERO_STAGES
         },
-        activations_bytes=_activations_bytes(config, stage, assumptions, WEIGHT_BYTES[precision]),
+        activations_bytes=_activations_bytes(config, stage, size, WEIGHT_BYTES[precision]),
         checkpoint_bytes=(counted.total + kept_beside) * (2 if config.model_dtype == "torch.bfloat16" else 4),
         resume_bytes=trainable * STATE_BYTES,
         work=None if unknown and stage.steps is None else _work(config, stage, assumptions, samples),
@@ -196,10 +225,10 @@ def states_bytes(total: int, trainable: int, *, devices: int, zero_stage: int, p
     return weights + gradients + optimizer - divided + -(-divided // devices)
 
 
-def _activations_bytes(config: VilaConfig, stage: Stage, assumptions: Assumptions, width: int) -> int:
+def _activations_bytes(config: VilaConfig, stage: Stage, size: SampleSize, width: int) -> int:
     """Of the language model; with recomputation only each layer's input and one layer's inside are held."""
     llm = config.llm
-    length = min(assumptions.tokens_per_sample, stage.max_tokens)
+    length = min(size.tokens, stage.max_tokens)
     positions = stage.packed_rows * stage.max_tokens or stage.micro_batch * length
     layer = positions * llm.hidden_size * width
     layers = llm.num_hidden_layers
@@ -212,12 +241,13 @@ def _activations_bytes(config: VilaConfig, stage: Stage, assumptions: Assumption
 def _work(config: VilaConfig, stage: Stage, assumptions: Assumptions, sizes_known: dict[str, int]) -> Work:
     steps = stage.planned_steps(sizes_known)
     samples = steps * stage.global_batch
-    operations = samples * sample_operations(config, stage.trainable, assumptions, adapts=stage.lora_rank > 0)
+    size = SampleSize.of(stage, assumptions)
+    operations = samples * sample_operations(config, stage.trainable, size, adapts=stage.lora_rank > 0)
     hours = operations / (assumptions.accelerator.operations_per_s * assumptions.utilisation) / 3600
     return Work(
         steps=steps,
         samples=samples,
-        tokens=round(samples * assumptions.tokens_per_sample),
+        tokens=round(samples * size.tokens),
         gpu_hours=hours,
         wall_hours=hours / stage.devices,
         energy_kwh=hours * assumptions.accelerator.watts / 1000,
@@ -226,7 +256,7 @@ def _work(config: VilaConfig, stage: Stage, assumptions: Assumptions, sizes_know
 
 
 def sample_operations(
-    config: VilaConfig, trainable: tuple[Part, ...], assumptions: Assumptions, *, adapts: bool = False
+    config: VilaConfig, trainable: tuple[Part, ...], size: SampleSize, *, adapts: bool = False
 ) -> float:
     """Operations of forward and backward pass of one sample.
 
@@ -234,11 +264,11 @@ def sample_operations(
     learns; and once more where its own weights get gradients, which the language model's do not where it `adapts` by
     products of low rank; their own operations are left out.
     """
-    length = assumptions.tokens_per_sample
+    length = size.tokens
     tower, projector = image_operations(config)
     forward = {
-        "vision_tower": assumptions.images_per_sample * tower,
-        "mm_projector": assumptions.images_per_sample * projector,
+        "vision_tower": size.images * tower,
+        "mm_projector": size.images * projector,
         "llm": length * llm_operations(config.llm, length=length),
     }
     total, passes_through = 0.0, False
@@ -247,3 +277,15 @@ def sample_operations(
         moves = part in trainable and not (adapts and part == "llm")
         total += forward[part] * (1 + passes_through + moves)
     return total
+
+
+def planned(recipe: Recipe, name: str, *, sizes_known: Mapping[str, int], device: str) -> Planned:
+    """What a stage that is about to start will take; hours where `device`, as its driver names it, is a known kind."""
+    kind = next((one for one in ACCELERATORS.values() if device and one.product in device), None)
+    assumptions = Assumptions(accelerator=kind or ACCELERATORS["h100"])
+    found = _stage(recipe, name, assumptions, sizes_known)
+    assert found.work is not None  # the samples are counted by now
+    if kind is None:
+        return Planned(steps=found.work.steps)
+    assumed = f"{kind.name} at {assumptions.utilisation:.0%} of its peak, {found.tokens_per_sample:g} tokens a sample"
+    return Planned(steps=found.work.steps, gpu_hours=found.work.gpu_hours, assumed=assumed)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from vilam3.artifacts import sha256_file, sha256_tree
 from vilam3.errors import CheckpointError
+from vilam3.train.expense import Expense
 
 STAGE_FILE = "stage.json"
 MODELS = "checkpoints"
@@ -52,6 +53,10 @@ class Tracker(Protocol):
         """Make a checkpoint known, once; returns its id."""
         ...
 
+    def log_numbers(self, run_id: str, numbers: Mapping[str, float], *, step: int = 0) -> None:
+        """Log single numbers of the run; the newest of a name stands."""
+        ...
+
     def finish_run(self, run_id: str, *, succeeded: bool) -> None:
         """Close the run."""
         ...
@@ -74,6 +79,9 @@ class StageResult:
         weights_digest: Of the weights.
         settings: Threads and library versions the numbers were made with.
         skipped: Samples that were left out because a picture of theirs cannot be read.
+        validated: Step and loss on held-out samples, wherever it was measured.
+        best_step: Whose weights these are, where the best on held-out samples were taken; 0: those of the last step.
+        expense: What it has cost, by cause; None in records of earlier releases.
         is_reused: True where an earlier run's result was taken over; not stored.
     """
 
@@ -89,7 +97,15 @@ class StageResult:
     weights_digest: str
     settings: Mapping[str, str]
     skipped: tuple[str, ...] = ()
+    validated: tuple[tuple[int, float], ...] = ()
+    best_step: int = 0
+    expense: Expense | None = None
     is_reused: bool = False
+
+    @property
+    def weights_step(self) -> int:
+        """Optimizer step of the weights."""
+        return self.best_step or self.steps
 
     def to_json(self) -> dict[str, Any]:
         """For ``stage.json``."""
@@ -128,7 +144,14 @@ def parse_stage(text: bytes, *, where: str) -> StageResult:
 
 def stage_result(values: Mapping[str, Any]) -> StageResult:
     """The record that `StageResult.to_json` gave."""
-    return StageResult(**{**values, "losses": tuple(values["losses"]), "skipped": tuple(values.get("skipped", ()))})
+    expense = values.get("expense")
+    told = {
+        "losses": tuple(values["losses"]),
+        "skipped": tuple(values.get("skipped", ())),
+        "validated": tuple((int(step), float(loss)) for step, loss in values.get("validated", ())),
+        "expense": None if expense is None else Expense.from_json(expense),
+    }
+    return StageResult(**{**values, **told})
 
 
 def weights_digest(checkpoint: Path) -> str:

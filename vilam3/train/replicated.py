@@ -7,6 +7,7 @@ needs no partner in the vision tower, and the sum does not depend on when a laye
 import math
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from vilam3.model.vila import Vila
@@ -46,6 +47,11 @@ class Replicated:
                 loss.backward()  # type: ignore[no-untyped-call]  # torch ships it untyped
             losses.append(float(loss.detach()))
         return losses
+
+    def measure(self, batches: Sequence[Batch]) -> list[float]:
+        """See `Strategy`."""
+        with torch.no_grad():
+            return [float(loss_of(self._model, one, precision=self._precision)) for one in batches]
 
     def move(self, *, learning_rate: float) -> float:
         """See `Strategy`."""

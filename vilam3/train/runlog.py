@@ -5,6 +5,7 @@ from pathlib import Path
 
 from vilam3.recipe import Recipe
 from vilam3.train.record import Checkpoint, Tracker, digest_of, final_loss, weights_digest
+from vilam3.train.validation import Validated
 
 
 class RunLog:
@@ -40,23 +41,31 @@ class RunLog:
         if self._tracker is not None:
             self._tracker.log_series(self._run_id, losses)
 
-    def log_model(self, place: Path, *, at: str, losses: Sequence[float]) -> None:
+    def log_model(self, place: Path, *, at: str, losses: Sequence[float], validated: Sequence[Validated] = ()) -> None:
         """A saved model, which will be found `at` that URI when the stage is finished."""
         if self._tracker is None:
             return
+        here = [one.loss for one in validated if one.step == len(losses)]
+        measured = {"validation_loss": here[-1]} if here else {}
         checkpoint = Checkpoint(
             name=f"{self._name}-{len(losses)}",
             step=len(losses),
             source=at,
             digest=weights_digest(place),
             tags=self._tags,
-            metrics={"loss": final_loss(losses)},
+            metrics={"loss": final_loss(losses), **measured},
         )
         self._tracker.log_checkpoint(self._run_id, checkpoint)
 
-    def finish(self, *, succeeded: bool) -> None:
-        """Close the run."""
+    def log_numbers(self, numbers: Mapping[str, float], *, step: int = 0) -> None:
+        """Single numbers of the run."""
         if self._tracker is not None:
+            self._tracker.log_numbers(self._run_id, numbers, step=step)
+
+    def finish(self, *, succeeded: bool, numbers: Mapping[str, float] | None = None) -> None:
+        """Close the run, with what is known of it only now."""
+        if self._tracker is not None:
+            self.log_numbers(numbers or {})
             self._tracker.finish_run(self._run_id, succeeded=succeeded)
 
 

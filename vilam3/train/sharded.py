@@ -29,7 +29,7 @@ from vilam3.errors import ArtifactError, NotFoundError, OutOfReachError, Superse
 from vilam3.objects import ObjectStore
 from vilam3.scratch import scratch
 from vilam3.train.peers import Peers
-from vilam3.train.state import KEPT, Position
+from vilam3.train.state import KEPT, Position, validations
 from vilam3.train.strategy import KINDS, Kind, Strategy
 
 MANIFEST, OWNER = "manifest.json", "owner.json"
@@ -155,6 +155,7 @@ class Checkpoints:
                 "step": position.step,
                 "seconds": position.seconds,
                 "skipped": list(position.skipped),
+                "validated": [[one.step, one.loss] for one in position.validated],
             },
             "losses": list(position.losses),
             "shards": shards,
@@ -259,6 +260,7 @@ def _position(manifest: Mapping[str, Any]) -> Position:
         losses=tuple(manifest["losses"]),
         seconds=float(told["seconds"]),
         skipped=tuple(told.get("skipped", ())),
+        validated=validations(told.get("validated", ())),
     )
 
 

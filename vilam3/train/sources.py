@@ -30,6 +30,7 @@ from vilam3.train.packing import Packing
 from vilam3.train.record import digest_of, weights_digest
 from vilam3.train.sharded import patiently
 from vilam3.train.streamed import inputs_folder, open_stream, samples_of
+from vilam3.train.validation import split
 from vilam3.weights import fetch
 
 
@@ -145,14 +146,40 @@ def make_feed(recipe: Recipe, *, stage: str, corpus: Path, loaded: Loaded) -> Fe
     weights = {name: weight for name, weight in sorted(settings.mixture.items()) if weight}
     index = read_index(corpus)
     if index is None:
-        files = _files(corpus, settings)
-        datasets = {name: Examples(name, read_samples(path), encoding) for name, path in files.items()}
-        mixture = mixture_of({name: len(examples) for name, examples in datasets.items()}, weights, seed=recipe.seed)
-        return Feed(datasets, Pictures(corpus, size=size), order=mixture, packing=packing, skips=skips)
+        learned, held_out = _split(corpus, settings, seed=recipe.seed)
+        mixture = mixture_of({name: len(found) for name, found in learned.items()}, weights, seed=recipe.seed)
+        return Feed(
+            {name: Examples(name, found, encoding) for name, found in learned.items()},
+            Pictures(corpus, size=size),
+            order=mixture,
+            packing=packing,
+            skips=skips,
+            held_out={name: Examples(name, found, encoding) for name, found in held_out.items()},
+        )
     _refuse_unknown(corpus, index, settings)
+    if settings.validation_samples:
+        raise RecipeError(
+            f"validation_samples={settings.validation_samples}: samples cannot be held out of a corpus in shards; give "
+            "the corpus as it was prepared, or leave this out"
+        )
     stream = open_stream(corpus, index, weights=weights, seed=recipe.seed)
     datasets = stream.examples(encoding)
     return Feed(datasets, stream.pictures(size=size), order=stream, packing=packing, skips=skips)
+
+
+def _split(
+    corpus: Path, stage: Stage, *, seed: int
+) -> tuple[Mapping[str, Sequence[Sample]], Mapping[str, Sequence[Sample]]]:
+    """What is to be learned, and what is held out."""
+    samples = {name: read_samples(path) for name, path in _files(corpus, stage).items()}
+    if not stage.validation_samples:
+        return samples, {}
+    learned, held_out = split(samples, held_out=stage.validation_samples, seed=seed)
+    if empty := sorted(name for name, found in learned.items() if not found and samples[name]):
+        raise RecipeError(
+            f"validation_samples={stage.validation_samples}: nothing of {empty[0]} would be left to learn; hold out fewer"
+        )
+    return learned, held_out
 
 
 def _files(corpus: Path, stage: Stage) -> dict[str, Path]:

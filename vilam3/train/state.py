@@ -9,6 +9,7 @@ import json
 import logging
 import random
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from vilam3.artifacts import sha256_file, whole_directory, write_json
+from vilam3.train.validation import Validated
 
 KEPT = 2
 MANIFEST = "manifest.json"
@@ -44,12 +46,14 @@ class Position:
         losses: Loss of each of those steps.
         seconds: Training time spent on them, over all processes.
         skipped: Names of the samples that were left out because a picture of theirs cannot be read.
+        validated: Loss on held-out samples, at the steps at which it was measured.
     """
 
     step: int = 0
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
     skipped: tuple[str, ...] = ()
+    validated: tuple[Validated, ...] = ()
 
 
 def save(folder: Path, learner: Learner, position: Position, *, inputs_digest: str) -> Path:
@@ -113,6 +117,7 @@ def _state(learner: Learner, position: Position) -> dict[str, Any]:
             "losses": list(position.losses),
             "seconds": position.seconds,
             "skipped": list(position.skipped),
+            "validated": [[one.step, one.loss] for one in position.validated],
         },
     }
 
@@ -142,4 +147,10 @@ def _load(path: Path, learner: Learner) -> Position:
         losses=tuple(state["position"]["losses"]),
         seconds=state["position"]["seconds"],
         skipped=tuple(state["position"].get("skipped", ())),
+        validated=validations(state["position"].get("validated", ())),
     )
+
+
+def validations(told: Iterable[tuple[int, float]]) -> tuple[Validated, ...]:
+    """As a state has them."""
+    return tuple(Validated(step=int(step), loss=float(loss)) for step, loss in told)

@@ -44,6 +44,10 @@ class Strategy(Protocol):
         """
         ...
 
+    def measure(self, batches: Sequence[Batch]) -> list[float]:
+        """The mean loss of each batch; nothing is learned."""
+        ...
+
     def move(self, *, learning_rate: float) -> float:
         """Add the gradients of all members, clip them, move the weights; returns the norm before clipping."""
         ...

@@ -88,6 +88,11 @@ class Zero:
             losses.append(float(loss.detach()))
         return losses
 
+    def measure(self, batches: Sequence[Batch]) -> list[float]:
+        """See `Strategy`."""
+        with torch.no_grad():
+            return [float(loss_of(self._model, one, precision=torch.float32, network=self._score)) for one in batches]
+
     def move(self, *, learning_rate: float) -> float:
         """See `Strategy`."""
         for group in self._optimizer.param_groups:

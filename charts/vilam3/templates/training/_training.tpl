@@ -36,11 +36,17 @@ rayClusterSpec:
   {{- include "vilam3.training.cluster" (list (index . 0) (index . 1)) | nindent 2 }}
 {{- end }}
 
-{{/* What is a fact of the machines, so that no recipe names it: room for shards, how processes reach each other. */}}
+{{/* Facts of the machines, so that no recipe names them: room for shards, a price, how processes reach each other. */}}
 {{- define "vilam3.training.env" -}}
 {{- with .Values.training.shardCacheGib }}
 - name: VILAM3_SHARD_CACHE_GIB
   value: {{ . | quote }}
+{{- end }}
+{{- if ne (toString .Values.training.pricePerGpuHour) "" }}
+- name: VILAM3_PRICE_PER_GPU_HOUR
+  value: {{ .Values.training.pricePerGpuHour | toString | quote }}
+- name: VILAM3_CURRENCY
+  value: {{ .Values.training.currency | quote }}
 {{- end }}
 {{- range $name, $value := .Values.training.network.env }}
 - name: {{ $name }}
