@@ -27,7 +27,7 @@ WITHIN = 0.01  # of the time measured from outside
 
 
 def train(place: Place, *, kill_at_step: int | None, environment: Mapping[str, str]) -> float:
-    """Run the command, kill it after some step; the seconds between its start and its end, by our own clock."""
+    """Run the command, kill it after some step; the seconds from its start to its last word, by our own clock."""
     recipe, progress = place.folder / "recipe.toml", place.folder / "progress.json"
     write_toml(place.recipe, recipe)
     options = {
@@ -43,14 +43,18 @@ def train(place: Place, *, kill_at_step: int | None, environment: Mapping[str, s
     with (place.folder / "err").open("ab") as err:
         started_s = time.monotonic()
         running = subprocess.Popen(  # noqa: S603 - our own
-            command, stdout=subprocess.DEVNULL, stderr=err, env={**os.environ, **environment}
+            command, stdout=subprocess.PIPE, stderr=err, env={**os.environ, **environment}
         )
         if kill_at_step is not None:
             wait(running, lambda: _step(progress) >= kill_at_step)
             running.send_signal(signal.SIGKILL)
-        code = running.wait(LIMIT_S)
+        assert running.stdout is not None
+        running.stdout.read(1)  # its last word, or its end
+        lived_s = time.monotonic() - started_s
+        running.communicate(timeout=LIMIT_S)
+        code = running.returncode
     assert code == (0 if kill_at_step is None else -signal.SIGKILL), (place.folder / "err").read_text()[-4000:]
-    return time.monotonic() - started_s
+    return lived_s
 
 
 def wait(running: "subprocess.Popen[bytes]", until: Callable[[], bool]) -> None:

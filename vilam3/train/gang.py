@@ -222,7 +222,8 @@ def _train(job: _Job, diary: RunLog) -> Position:
         if is_due or step + 1 == job.steps:
             position = _validated(job, diary, position)
         if is_due or stops or step + 1 == job.steps:
-            position = replace(position, skipped=_skipped(job))
+            with job.ledger.spent("checkpoint"):
+                position = replace(position, skipped=_skipped(job))
         if is_due or stops:
             _save(job, diary, position, keep_model=is_due)
         if stops:
@@ -337,7 +338,8 @@ def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
         if whole is not None:
             result = _written(job, position, diary, whole)
     if result is not None:
-        result = replace(result, expense=_expense(job, steps=position.step))
+        with job.ledger.spent("saving"):
+            result = replace(result, expense=_expense(job, steps=position.step))
         write_json(job.order.out / STAGE_FILE, result.to_json())  # with what it took to write it
         job.models.tell_result()
         diary.log_numbers(result.expense.numbers() if result.expense else {})

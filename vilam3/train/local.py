@@ -320,7 +320,7 @@ def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
             diary.log_model(job.out, at=at, losses=losses, validated=position.validated)
         diary.log_losses(position.losses)
         diary.finish(succeeded=True)
-    result = replace(result, expense=_expense(job, steps=position.step))
+        result = replace(result, expense=_expense(job, steps=position.step))
     write_json(job.out / STAGE_FILE, result.to_json())  # with what it took to write it
     diary.log_numbers(result.expense.numbers() if result.expense else {})
     return result
