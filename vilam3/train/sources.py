@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -177,7 +177,7 @@ def _split(
     learned, held_out = split(samples, held_out=stage.validation_samples, seed=seed)
     if empty := sorted(name for name, found in learned.items() if not found and samples[name]):
         raise RecipeError(
-            f"validation_samples={stage.validation_samples}: nothing of {empty[0]} would be left to learn; hold out fewer"
+            f"validation_samples={stage.validation_samples}: nothing of {empty[0]} would be left; hold out fewer"
         )
     return learned, held_out
 
