@@ -2,6 +2,7 @@
 
 import ast
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,12 @@ import pytest
 from bench import demo
 from bench.__main__ import areas, main
 from bench.record import RESULTS, Figure, write
+from bench.training import corpus
 from vilam3.errors import NotFoundError
+from vilam3.recipe import load
+
+RECIPES = RESULTS.parents[1] / "pipelines" / "recipes"
+IMAGE_POSITIONS = 196  # of a picture of the published networks
 
 
 def test_every_area_can_be_run() -> None:
@@ -59,3 +65,23 @@ def test_what_is_kept_is_of_an_area_and_whole() -> None:
         assert kept.stem in areas()
         assert {"commit", "machine", "command", "figures"} <= record.keys()
         assert all({"name", "value", "unit", "baseline", "ratio"} == figure.keys() for figure in record["figures"])
+
+
+@pytest.mark.parametrize("size", ["3b", "8b", "13b"])
+def test_the_published_recipes_plan_with_the_lengths_of_the_measured_corpus(size: str) -> None:
+    """Both the benchmark and the plan rest on the same lengths; those of the corpus are the ones that are stated."""
+    stage = load([RECIPES / f"vila-m3-{size}.toml"]).stage("stage4_expert")
+    draw = random.Random(3)  # noqa: S311 - lengths, not secrets
+    vocabulary = ("word",)
+    words = corpus.Words(draw=draw, vocabulary=vocabulary, cards="word " * corpus.CARDS_WORDS)
+    tokens, images = 0.0, 0.0
+    for name, share in corpus.BALANCED.items():
+        texts = [" ".join(corpus._texts(name, words)) for _ in range(1000)]
+        num_images = sum(text.count(corpus.IMAGE) for text in texts)
+        num_words = sum(len(text.replace(corpus.IMAGE, " ").replace(",", " ").split()) for text in texts)
+        images += share * num_images / 1000
+        tokens += share * (num_words + IMAGE_POSITIONS * num_images) / 1000
+    total = sum(corpus.BALANCED.values())
+    assert stage.mean_tokens == pytest.approx(tokens / total, rel=0.02)
+    assert stage.mean_images == pytest.approx(images / total, rel=0.02)
+    assert stage.samples_per_epoch() == pytest.approx(1000 * total, rel=1e-6)
