@@ -133,8 +133,8 @@ class Stage(Settings):
     """Dataset name to the number of times it is repeated in an epoch; 0 leaves it out."""
     published_samples: dict[str, PositiveInt] = {}
     """Samples per dataset where they are known beforehand; a plan can be made without the data."""
-    mean_tokens: Annotated[float, Field(gt=0)] | None = None
-    """Mean positions of a sample, image positions included, where it is known beforehand; a plan rests on it."""
+    mean_text_tokens: Annotated[float, Field(gt=0)] | None = None
+    """Mean tokens of a sample beside those of its images, where known beforehand; a plan rests on it."""
     mean_images: Annotated[float, Field(gt=0)] | None = None
     """Mean images of a sample, likewise."""
     validation_samples: Annotated[int, Field(ge=0)] = 0

@@ -86,13 +86,15 @@ class SampleSize:
     images: float
 
     @classmethod
-    def of(cls, stage: Stage, assumptions: Assumptions) -> "SampleSize":
-        """As the user says, else as the recipe does, else as ours is elsewhere."""
+    def of(cls, stage: Stage, config: VilaConfig, assumptions: Assumptions) -> "SampleSize":
+        """As the user says, else as the recipe does, else what is usual."""
         tokens, images = assumptions.tokens_per_sample, assumptions.images_per_sample
-        return cls(
-            tokens=tokens if tokens is not None else stage.mean_tokens or MEAN_TOKENS,
-            images=images if images is not None else stage.mean_images or MEAN_IMAGES,
-        )
+        if images is None:
+            images = stage.mean_images or MEAN_IMAGES
+        if tokens is None:
+            text = stage.mean_text_tokens
+            tokens = MEAN_TOKENS if text is None else text + images * config.tokens_per_image
+        return cls(tokens=tokens, images=images)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +173,7 @@ def _stage(recipe: Recipe, name: str, assumptions: Assumptions, known: Mapping[s
     stage, config = recipe.stage(name), network_config(recipe.model)
     samples = dict(stage.published_samples if known is None else known)
     unknown = tuple(sorted(name for name, weight in stage.mixture.items() if weight and name not in samples))
-    counted, precision, size = sizes(config), recipe.model.precision, SampleSize.of(stage, assumptions)
+    counted, precision, size = sizes(config), recipe.model.precision, SampleSize.of(stage, config, assumptions)
     trainable = learning_weights(config, stage)
     kept_beside = _adapter_weights(config, stage) if stage.adapter_tasks else 0
     return StagePlan(
@@ -241,7 +243,7 @@ def _activations_bytes(config: VilaConfig, stage: Stage, size: SampleSize, width
 def _work(config: VilaConfig, stage: Stage, assumptions: Assumptions, sizes_known: dict[str, int]) -> Work:
     steps = stage.planned_steps(sizes_known)
     samples = steps * stage.global_batch
-    size = SampleSize.of(stage, assumptions)
+    size = SampleSize.of(stage, config, assumptions)
     operations = samples * sample_operations(config, stage.trainable, size, adapts=stage.lora_rank > 0)
     hours = operations / (assumptions.accelerator.operations_per_s * assumptions.utilisation) / 3600
     return Work(
