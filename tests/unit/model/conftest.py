@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vilam3.model.chat import template
 from vilam3.model.checkpoint import Loaded, fresh, save
 from vilam3.model.config import LlmConfig, VilaConfig, VisionConfig
 from vilam3.model.tokenizer import PieceTokenizer, from_files, train_tiny
@@ -22,11 +23,19 @@ TEXTS = (
     "You are a helpful language and vision assistant. The results are <VISTA3D(hepatic tumor)>",
 )
 
+QWEN2_TEXTS = ("Is there a hepatic tumor in this CT image? yes no", "You are a helpful assistant. 1234 élan\n\nnaïve")
+
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PieceTokenizer:
     """Byte-level, with Llama-3's markers."""
     return train_tiny(TEXTS * 5, vocab_size=400)
+
+
+@pytest.fixture(scope="session")
+def qwen2() -> PieceTokenizer:
+    """Byte-level, with Qwen2's markers, and the published template among its files."""
+    return train_tiny(QWEN2_TEXTS * 5, vocab_size=420, markers="qwen2", chat_template=template("qwen2").jinja)
 
 
 @pytest.fixture(scope="session")
