@@ -18,13 +18,16 @@ import boto3
 import httpx
 import psutil
 import pytest
+from cryptography.fernet import Fernet
 
+from pipelines.intake_app import application
 from pipelines.publish import Server
 from pipelines.starts import HereStarts
 from tests.e2e.s3_server import S3, s3_server
-from tests.unit.intake.installation import PIPELINE, SAMPLES, TINY, event, intake
+from tests.unit.intake.installation import PIPELINE, SAMPLES, TINY, Starter, event, intake
+from tests.unit.pipelines.intake_service import SECRET, service_at
 from tests.unit.pipelines.kfp_server import Handler, Kept
-from tests.unit.serving.live import free_port
+from tests.unit.serving.live import free_port, live
 from vilam3.cli.main import main
 from vilam3.intake.event import Digests
 
@@ -167,11 +170,13 @@ def service(endpoint: str, bucket: object, tmp_path: Path) -> Iterator[tuple[htt
         process.wait(30)
 
 
-def _wait_until_alive(client: httpx.Client, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_until_alive(
+    client: httpx.Client, process: "subprocess.Popen[bytes]", log: Path, *, path: str = "/healthz"
+) -> None:
     end = time.monotonic() + READY_S
     while time.monotonic() < end:
         try:
-            client.get("/healthz").raise_for_status()
+            client.get(path).raise_for_status()
         except httpx.HTTPError:
             assert process.poll() is None, log.read_text()
             time.sleep(0.1)
@@ -230,3 +235,59 @@ def test_the_same_event_is_one_run_of_this_machine(tmp_path: Path) -> None:
     (process,) = (tmp_path / "runs").glob(f"{PIPELINE}-*/process.json")
     psutil.Process(json.loads(process.read_text())["pid"]).kill()
     assert [answer.decision for answer in told] == ["started", "already", "already"]
+
+
+@pytest.fixture
+def mlflow(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A real tracking server, told as the chart tells it, and its log."""
+    port, log = free_port(), tmp_path / "mlflow.log"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/mlflow.db",
+        "--default-artifact-root",
+        str(tmp_path / "a"),
+    ]
+    told = {
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode(),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - a program of ours
+            command, stdout=output, stderr=output, env={**os.environ, **told}, cwd=tmp_path, start_new_session=True
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            _wait_until_alive(client, process, log, path="/health")
+        yield f"http://127.0.0.1:{port}", log
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def test_an_alias_that_moves_in_mlflow_starts_one_run(
+    mlflow: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's own server sends and signs; moved away and back, it is the same content."""
+    from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds to import
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow[0])
+    monkeypatch.setenv("VILAM3_RUNS", str(tmp_path / "runs"))
+    starter, client = Starter(), MlflowClient(mlflow[0])
+    client.create_registered_model("vilam3")
+    for weights in ("w1", "w2"):
+        client.create_model_version("vilam3", f"s3://data/{weights}", tags={"weights_digest": weights})
+    with live(application(service_at(tmp_path, starter, base="models:/vilam3@base"))) as url:
+        hook = f"{url}/v1/retraining/mlflow"
+        client.create_webhook("vilam3-intake", hook, ["model_version_alias.created"], secret=SECRET)
+        for number, runs in (("1", 1), ("2", 2), ("1", 2)):
+            client.set_registered_model_alias("vilam3", "base", number)
+            end = time.monotonic() + READY_S
+            while len(starter.runs) < runs and time.monotonic() < end:
+                time.sleep(0.1)
+            time.sleep(2.0)  # for one too many
+            assert len(starter.runs) == runs, mlflow[1].read_text()
+    assert [one.places.base_checkpoint for one in starter.events] == ["s3://data/w1", "s3://data/w2"]

@@ -42,7 +42,7 @@
 - --version
 - {{ include "vilam3.pipelines.version" (list . "retrain") }}
 {{- end }}
-{{- with $intake.pricePerHour }}
+{{- with .Values.training.pricePerGpuHour }}
 - --price
 - {{ . | quote }}
 {{- end }}
