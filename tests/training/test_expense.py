@@ -82,12 +82,12 @@ def checked(expense: Expense | None) -> Expense:
 
 
 def test_a_process_killed_twice_accounts_for_all_of_its_time(place: Place) -> None:
-    slow = place.changed(steps=600, checkpoint_every_steps=75)
+    slow = place.changed(steps=1200, checkpoint_every_steps=150)
     quiet = {"OMP_NUM_THREADS": "1"}
-    lived_s = [train(slow, kill_at_step=at, environment=quiet) for at in (125, 350, None)]
+    lived_s = [train(slow, kill_at_step=at, environment=quiet) for at in (250, 700, None)]
     found = checked(read_stage(slow.folder / "out").expense)
     assert found.attempts == 3
-    assert (found.steps, found.planned and found.planned.steps) == (600, 600)
+    assert (found.steps, found.planned and found.planned.steps) == (1200, 1200)
     assert found.held_s == pytest.approx(sum(lived_s), rel=WITHIN)
     assert found.device_s["restart"] > found.device_s["startup"] > 1.0  # two starts again, and what was lost
     assert found.device_s["step"] > 0

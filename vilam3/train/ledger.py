@@ -21,7 +21,7 @@ Activity = Literal["step", "data", "checkpoint", "validation", "saving", "startu
 ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
 FOLDER = "ledger"
 MARKS = 4  # checkpoints that a later attempt may go on from: two that are kept, one being written, and the start
-EVERY_S, EVERY_S_AFAR = 0.5, 10.0  # between signs of life, in a folder and in an object store
+EVERY_S, EVERY_S_AFAR = 0.1, 10.0  # between signs of life, in a folder and in an object store
 log = logging.getLogger(__name__)
 
 
