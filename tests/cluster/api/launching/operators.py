@@ -114,8 +114,8 @@ class Trainer:
 
     def failed(self, message: str = "", reason: str = "") -> Status:
         """See `Operator`."""
-        why = message or "jobset failed due to one or more job failures"
-        return {"conditions": [_condition("Failed", reason=reason or "FailedJobs", message=why)]}
+        why = message or "jobset failed due to reaching max number of restarts (first failed job: j-node-0)"
+        return {"conditions": [_condition("Failed", reason=reason or "ReachedMaxRestarts", message=why)]}
 
     def succeeded(self) -> Status:
         """See `Operator`."""
