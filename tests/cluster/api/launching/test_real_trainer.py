@@ -122,7 +122,7 @@ def test_its_pods_are_those_that_the_chart_and_the_run_ask_for(real: Bench) -> N
 
 
 def test_it_is_watched_to_its_end(real: Bench) -> None:
-    launcher = real.start("run-1", options=["--workers", str(WORKERS)])
+    launcher = real.start("run-2", options=["--workers", str(WORKERS)])
     launcher.await_words("queued")
     pods = _started(real)
     real.tell(News(step=1, steps=3, loss=0.7, seconds_left=2.0))
@@ -137,7 +137,7 @@ def test_it_is_watched_to_its_end(real: Bench) -> None:
 
 def test_a_pod_that_is_killed_fails_it_for_good_and_is_named(real: Bench) -> None:
     """The other is asked to end, and says so; the log of neither is read."""
-    launcher = real.start("run-1", options=["--workers", str(WORKERS)])
+    launcher = real.start("run-3", options=["--workers", str(WORKERS)])
     launcher.await_words("queued")
     _, second = _started(real)
     launcher.await_words("starting")
