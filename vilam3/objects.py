@@ -5,6 +5,7 @@ that nothing about a patient is in them.
 """
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from vilam3.errors import ArtifactError, NotFoundError, OutOfReachError, UserErr
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
-CONNECT_S, READ_S, ATTEMPTS = 5, 60, 4
+CONNECT_S, READ_S, ATTEMPTS, CONNECTIONS = 5, 60, 4, 32
 SERVER_FAULT = 500
 
 
@@ -224,14 +225,10 @@ class S3Store:
 
     def __init__(self, bucket: str, prefix: str = "") -> None:
         """Prepare to use a bucket; nothing is sent yet."""
-        import boto3  # noqa: PLC0415 - takes a while to import, and a folder needs none of it
-        from botocore.config import Config  # noqa: PLC0415 - likewise
-
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        retries = {"total_max_attempts": ATTEMPTS, "mode": "standard"}
-        config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries=retries)
-        self._s3 = boto3.session.Session().client("s3", config=config)
+        settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+        self._s3 = _client(os.getpid(), settings)
 
     def put(self, key: str, content: bytes | Path) -> None:
         """See `ObjectStore.put`."""
@@ -340,6 +337,17 @@ class S3Store:
             raise OutOfReachError(
                 f"store s3://{self._bucket}: out of reach ({type(error).__name__}); check AWS_ENDPOINT_URL and the keys"
             ) from error
+
+
+@functools.lru_cache(maxsize=4)
+def _client(_process: int, _settings: tuple[tuple[str, str], ...]) -> Any:  # noqa: ANN401 - boto3 states no type
+    """A client takes half a second to make and may be shared by threads, though not by processes that were forked."""
+    import boto3  # noqa: PLC0415 - takes a while to import, and a folder needs none of it
+    from botocore.config import Config  # noqa: PLC0415 - likewise
+
+    retries = {"total_max_attempts": ATTEMPTS, "mode": "standard"}
+    config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries=retries, max_pool_connections=CONNECTIONS)
+    return boto3.session.Session().client("s3", config=config)
 
 
 def open_store(uri: str) -> ObjectStore:

@@ -26,9 +26,13 @@ def page(request: Request, account: Account) -> str:
         **{f"time {phase}": format_seconds(seconds) for phase, seconds in account.seconds.items()},
     }
     failure = account.failure
-    outcome = {f"failed: {failure.cause.name}": f"{failure.sentence}."} if failure else {}
     title = f"{request.stage}: {'failed' if failure else 'trained'} by a job"
-    return expense.page(title, {request.stage: account.expense} if account.expense else {}, facts={**outcome, **rows})
+    return expense.page(
+        title,
+        {request.stage: account.expense} if account.expense else {},
+        facts=rows,
+        failure=(failure.cause.name, failure.sentence) if failure else None,
+    )
 
 
 def tags(account: Account) -> Mapping[str, str]:

@@ -15,19 +15,26 @@ ROW_HEIGHT, BAR_HEIGHT, LABEL_WIDTH = 26, 18, 160
 MANY = 100.0
 
 
-def page(title: str, stages: Mapping[str, Expense], *, facts: Mapping[str, str] | None = None) -> str:
+def page(
+    title: str,
+    stages: Mapping[str, Expense],
+    *,
+    facts: Mapping[str, str] | None = None,
+    failure: tuple[str, str] | None = None,
+) -> str:
     """A page that needs nothing beside itself.
 
     Args:
         title: Of the page.
         stages: What each has cost, in order.
         facts: Shown above, by name.
+        failure: What it is called and a sentence about it, shown before all else.
     """
     fragment = section(stages)
     return (
         _environment()
         .from_string(PAGE)
-        .render(title=title, facts=dict(facts or {}), expense=fragment, version=__version__)
+        .render(title=title, facts=dict(facts or {}), failure=failure, expense=fragment, version=__version__)
     )
 
 
@@ -146,9 +153,13 @@ th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--rule); text-align
 th:first-child, td:first-child { text-align: left; } thead th { color: var(--faint); }
 tfoot td, tfoot th { font-weight: 700; }
 .words td, .words th { text-align: left; overflow-wrap: anywhere; } .words th { width: 14rem; }
+.failed { border-left: .3rem solid #b3261e; padding-left: 1rem; }
 svg { width: 100%; height: auto; font-family: system-ui, sans-serif; }
 </style></head><body>
 <h1>{{ title }}</h1>
+{% if failure %}
+<p class="failed"><strong>{{ failure[0] }}</strong>: {{ failure[1] }}.</p>
+{% endif %}
 {% if facts %}
 <table class="words"><tbody>
 {% for name, value in facts.items() %}
