@@ -19,6 +19,7 @@ pytestmark = [
 ]
 KIND = "trainjobs.trainer.kubeflow.org"
 PUBLISHED = "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1"
+ESTABLISHED = '{.status.conditions[?(@.type=="Established")].status}'
 NEW, OLD = "runtimePatches", "podTemplateOverrides"  # what a TrainJob has since 2.3, and had until then
 
 
@@ -32,13 +33,22 @@ def definition(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
     kept = json.dumps(made)
     yield made
     _replace(kubectl, kept)
-    until(lambda: NEW in kubectl("get", "--raw", PUBLISHED), "the kind is not served again")
+    until(lambda: NEW in _published(kubectl), "the kind is not served again")
 
 
 def _replace(kubectl: Kubectl, text: str) -> None:
     kubectl("delete", "crd", KIND, "--ignore-not-found", "--wait=true")
     kubectl("create", "--filename=-", stdin=text)
-    kubectl("wait", "--for=condition=Established", "crd", KIND, "--timeout=60s")
+    until(lambda: "True" in kubectl("get", "crd", KIND, f"--output=jsonpath={ESTABLISHED}"), "the kind is not known")
+
+
+def _published(kubectl: Kubectl) -> dict[str, Any]:
+    """Fields of a TrainJob's spec, as the server tells its clients."""
+    schemas = json.loads(kubectl("get", "--raw", PUBLISHED))["components"]["schemas"]
+    found: dict[str, Any] = next(
+        (one["properties"]["spec"]["properties"] for name, one in schemas.items() if name.endswith(".TrainJob")), {}
+    )
+    return found
 
 
 @pytest.fixture
@@ -47,7 +57,7 @@ def of_an_older_trainer(definition: dict[str, Any], kubectl: Kubectl) -> None:
     fields = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     fields[OLD] = fields.pop(NEW)
     _replace(kubectl, json.dumps(definition))
-    until(lambda: NEW not in kubectl("get", "--raw", PUBLISHED), "the older kind is not served")
+    until(lambda: OLD in (found := _published(kubectl)) and NEW not in found, "the older kind is not served")
 
 
 def _doctor(kubeconfig: Path) -> dict[str, Any]:

@@ -130,7 +130,6 @@ def test_a_stage_goes_on_from_what_the_job_before_has_left(bench: Bench, corpus:
     _run_as_pods_would(bench, volume)
     told = second.result()
     assert told["steps"] == load([MICRO]).stage("stage4_expert").steps
-    assert second.said(f"{told['steps']}/{told['steps']}") or second.said("running")
     model = brought(told["out"])
     assert [stage.name for stage in lineage(model)] == ["stage1_align", "stage4_expert"]
     kept = candidates_of(model, kept=brought(told["kept"]))
