@@ -149,8 +149,8 @@ def _ledger(order: Order, inputs: dict[str, str], meter: Meter, *, peers: Peers)
         is_energy_measured=is_measured,
     )
     every_s = EVERY_S_AFAR if order.checkpoints.startswith("s3://") else EVERY_S
-    store = open_store(order.checkpoints) if peers.leads else None
-    return Ledger(store, run_name(order.stage, inputs), holding=holding, every_s=every_s)
+    store = open_store(order.checkpoints)  # whose place may be refused, by all members alike
+    return Ledger(store if peers.leads else None, run_name(order.stage, inputs), holding=holding, every_s=every_s)
 
 
 def _job(  # noqa: PLR0913 - all that a stage is
