@@ -159,8 +159,10 @@ def test_a_store_that_stays_away_ends_the_run_with_one_sentence(
             streamed="s3://gone/corpus",
         )
         endings = run_gang(gone, 2, "ddp", mischief=Mischief(patience_s=3.0), while_running=kill)
-    assert (endings[0].code, endings[0].error) == (1, "OutOfReachError")
-    assert "store s3://gone: out of reach" in endings[0].message
+    told = [one for one in endings if one.error == "OutOfReachError"]  # to the other a peer may be lost
+    assert told, endings
+    assert told[0].code == 1
+    assert "store s3://gone: out of reach" in told[0].message
     assert not (place.folder / "out").exists()
 
 
