@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vilam3.errors import ClusterOutOfReachError, JobLostError, OutOfReachError
+from vilam3.errors import ClusterError, ClusterOutOfReachError, JobLostError, OutOfReachError
 from vilam3.launch.failure import CONFIGURATION, IMAGE, SLOW_START, STALLED, Failure, classify
 from vilam3.launch.failure import STOPPED as ENDED_BY_SOMEBODY
 from vilam3.launch.status import Finding, Observation, Phase
@@ -95,7 +95,10 @@ class Watch:
             took, asked = now - asked, now
             try:
                 found = self._observe()
-            except (ClusterOutOfReachError, OutOfReachError) as error:
+            except (ClusterError, OutOfReachError) as error:
+                # A server that has just started refuses everybody until it has read who may do what.
+                if not self._blind_s and not isinstance(error, (ClusterOutOfReachError, OutOfReachError)):
+                    raise
                 self._be_blind(took, error)
                 stop.wait(self._every_s)
                 continue

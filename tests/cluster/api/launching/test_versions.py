@@ -19,7 +19,6 @@ pytestmark = [
 ]
 KIND = "trainjobs.trainer.kubeflow.org"
 PUBLISHED = "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1"
-ESTABLISHED = '{.status.conditions[?(@.type=="Established")].status}'
 NEW, OLD = "runtimePatches", "podTemplateOverrides"  # what a TrainJob has since 2.3, and had until then
 
 
@@ -39,7 +38,12 @@ def definition(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
 def _replace(kubectl: Kubectl, text: str) -> None:
     kubectl("delete", "crd", KIND, "--ignore-not-found", "--wait=true")
     kubectl("create", "--filename=-", stdin=text)
-    until(lambda: "True" in kubectl("get", "crd", KIND, f"--output=jsonpath={ESTABLISHED}"), "the kind is not known")
+    until(lambda: _is_established(kubectl), "the kind is not known")
+
+
+def _is_established(kubectl: Kubectl) -> bool:
+    status = json.loads(kubectl("get", "crd", KIND, "--output=json")).get("status") or {}
+    return any(one["type"] == "Established" and one["status"] == "True" for one in status.get("conditions") or ())
 
 
 def _published(kubectl: Kubectl) -> dict[str, Any]:
