@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.unit.model.large import made_large
 from vilam3.model.chat import template
-from vilam3.model.checkpoint import Loaded, fresh, save
+from vilam3.model.checkpoint import Loaded, save
 from vilam3.model.config import LlmConfig, VilaConfig, VisionConfig
 from vilam3.model.tokenizer import PieceTokenizer, from_files, train_tiny
 
@@ -62,15 +63,8 @@ def config() -> VilaConfig:
 
 @pytest.fixture(scope="session")
 def loaded(config: VilaConfig, tokenizer: PieceTokenizer) -> Loaded:
-    """Random weights, large enough that a mistake moves the logits."""
-    torch.manual_seed(0)
-    made = fresh(config, tokenizer)
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "norm" not in name:
-                parameter.normal_(std=0.2)
-    made.model.eval()
-    return made
+    """Random weights."""
+    return made_large(config, tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from tests.unit.model.large import made_large
 from vilam3.cli.main import main
 from vilam3.dialogue.messages import Message, Sampling
 from vilam3.errors import CheckpointError
 from vilam3.model.batching.loop import Limits
 from vilam3.model.chat import template
-from vilam3.model.checkpoint import Layout, Loaded, convert, fresh, load, read_config, save
+from vilam3.model.checkpoint import Layout, Loaded, convert, load, read_config, save
 from vilam3.model.config import LlmConfig, ProjectorKind, VilaConfig, VisionConfig
 from vilam3.model.config_files import Stated
 from vilam3.model.engine import TorchEngine
@@ -64,18 +65,6 @@ def _config(projector: ProjectorKind, *, tied: bool = False, scales: int = 1) ->
     )
 
 
-def _made(config: VilaConfig, tokenizer: PieceTokenizer) -> Loaded:
-    """Random weights, biases among them, large enough that a mistake moves the logits."""
-    torch.manual_seed(0)
-    made = fresh(config, tokenizer)
-    with torch.no_grad():
-        for name, parameter in made.model.named_parameters():
-            if "norm" not in name:
-                parameter.normal_(std=0.2)
-    made.model.eval()
-    return made
-
-
 @pytest.fixture(
     scope="module",
     params=[("mlp_downsample", 3), ("mlp_downsample_2x2_fix", 1), ("mlp_downsample_3x3_fix", 1)],
@@ -83,13 +72,13 @@ def _made(config: VilaConfig, tokenizer: PieceTokenizer) -> Loaded:
 )
 def nvila(request: pytest.FixtureRequest, qwen2: PieceTokenizer) -> Loaded:
     projector, scales = request.param
-    return _made(_config(projector, scales=scales), qwen2)
+    return made_large(_config(projector, scales=scales), qwen2)
 
 
 @pytest.fixture(scope="module")
 def one(qwen2: PieceTokenizer) -> Loaded:
     """One of them, for what does not depend on the projector."""
-    return _made(_config("mlp_downsample"), qwen2)
+    return made_large(_config("mlp_downsample"), qwen2)
 
 
 @torch.no_grad()
@@ -163,7 +152,7 @@ def test_a_conversation_is_answered_alone_as_in_a_batch(one: Loaded, pictures: t
 def test_saved_and_loaded_it_is_the_same_to_the_byte(
     qwen2: PieceTokenizer, tmp_path: Path, layout: Layout, tied: bool
 ) -> None:
-    made = _made(_config("mlp_downsample_2x2_fix", tied=tied), qwen2)
+    made = made_large(_config("mlp_downsample_2x2_fix", tied=tied), qwen2)
     save(made, tmp_path / "one", layout=layout)
     again = load(tmp_path / "one", dtype=None)
     assert again.unexpected == ()
@@ -260,7 +249,7 @@ def test_what_this_model_does_not_have_is_refused(one: Loaded, tmp_path: Path, e
 
 
 def test_blocks_that_know_rows_alone_take_no_other_order(qwen2: PieceTokenizer, tmp_path: Path) -> None:
-    save(_made(_config("mlp_downsample_3x3_fix"), qwen2), tmp_path / "model")
+    save(made_large(_config("mlp_downsample_3x3_fix"), qwen2), tmp_path / "model")
     with pytest.raises(CheckpointError, match="mlp_downsample_3x3_fix puts tokens in rows"):
         load(tmp_path / "model", stated=Stated(image_order="column"))
 
@@ -319,7 +308,7 @@ def test_one_scale_stands_for_those_that_the_projector_reads(
     qwen2: PieceTokenizer, pictures: tuple[Image.Image, ...], tmp_path: Path, sides: object
 ) -> None:
     """As the published code has it for a picture without tiles: its features once for every scale, side by side."""
-    made = _made(_config("mlp_downsample", scales=3), qwen2)
+    made = made_large(_config("mlp_downsample", scales=3), qwen2)
     save(made, tmp_path / "model")
     published = _edited(
         tmp_path / "model", lambda root: root.update(image_aspect_ratio="dynamic_s2", s2_scales=sides), lambda _: None

@@ -1,32 +1,15 @@
 """Rules of `vilam3 pipeline publish`: a content is a version once, and there is one schedule of ours."""
 
-import threading
-from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from tests.unit.pipelines.kfp_server import Handler, Kept
+from tests.unit.pipelines.kfp_server import Kept
 from vilam3 import __version__
 from vilam3.cli.main import main
 
 COMPILED = "pipelineInfo:\n  name: vilam3-retrain\nroot: {}\n"
 INPUTS = ["--base-checkpoint", "s3://b/base", "--corpus", "s3://b/corpus", "--experts", "s3://b/experts"]
-
-
-@pytest.fixture
-def kept() -> Kept:
-    return Kept()
-
-
-@pytest.fixture
-def endpoint(kept: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    monkeypatch.setenv("HOME", str(tmp_path))  # kfp's client looks for settings and contexts there
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Given", (Handler,), {"kept": kept})) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.server_port}"
-        listening.shutdown()
 
 
 @pytest.fixture

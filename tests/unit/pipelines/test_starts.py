@@ -1,8 +1,5 @@
 """Rules of starting runs of the intake: what a server is sent, and that what it has is found."""
 
-import threading
-from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,7 +7,7 @@ import pytest
 from pipelines.publish import Server
 from pipelines.starts import KfpStarts
 from tests.unit.intake.installation import TINY, event
-from tests.unit.pipelines.kfp_server import Handler, Kept
+from tests.unit.pipelines.kfp_server import Kept
 from vilam3.cli.main import main
 from vilam3.errors import EngineError, NotFoundError, UserError
 from vilam3.intake.event import Digests
@@ -18,20 +15,6 @@ from vilam3.intake.intake import Intake, Terms
 from vilam3.objects import FolderStore
 
 DIGESTS = Digests(data="d", recipe="r", base="b")
-
-
-@pytest.fixture
-def kept() -> Kept:
-    return Kept()
-
-
-@pytest.fixture
-def endpoint(kept: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    monkeypatch.setenv("HOME", str(tmp_path))  # kfp's client looks for settings and contexts there
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Given", (Handler,), {"kept": kept})) as listening:
-        threading.Thread(target=listening.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{listening.server_port}"
-        listening.shutdown()
 
 
 @pytest.fixture

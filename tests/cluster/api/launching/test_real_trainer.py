@@ -12,7 +12,6 @@ from tests.chart import objects
 from tests.cluster.api.conftest import PIPELINES, Kubectl
 from tests.cluster.api.launching.bench import Bench, until
 from tests.cluster.api.launching.controllers import running
-from vilam3.errors import PrerequisiteError
 from vilam3.launch.back_end import RECIPE_VARIABLE
 from vilam3.launch.job import PER_POD, STALLED, STARTING
 from vilam3.launch.trainjob import JOB_SET
@@ -45,18 +44,15 @@ def real(bench: Bench, kubeconfig: Path, launching_chart: str, kubectl: Kubectl,
         [RUNTIME_CLASS, *(one for one in objects(launching_chart) if one["kind"] in SURROUNDINGS)]
     )
     folder = tmp_path / "controllers"
-    try:
-        with running(kubeconfig, folder=folder, kubectl=kubectl):
-            kubectl("apply", "--server-side", "--filename=-", stdin=made)
-            yield bench
-            for launcher in bench.started:
-                launcher.process.kill()
-            everything = ["delete", "trainjobs", "--all", f"--namespace={PIPELINES}", "--cascade=foreground"]
-            kubectl(*everything, "--wait=false")
-            until(lambda: _is_gone(bench), "a job outlives its pods")
-            kubectl("delete", "--ignore-not-found", "--filename=-", stdin=made)
-    except PrerequisiteError as error:
-        pytest.skip(f"SKIPPED: the real Trainer is not there: {error}")
+    with running(kubeconfig, folder=folder, kubectl=kubectl):
+        kubectl("apply", "--server-side", "--filename=-", stdin=made)
+        yield bench
+        for launcher in bench.started:
+            launcher.process.kill()
+        everything = ["delete", "trainjobs", "--all", f"--namespace={PIPELINES}", "--cascade=foreground"]
+        kubectl(*everything, "--wait=false")
+        until(lambda: _is_gone(bench), "a job outlives its pods")
+        kubectl("delete", "--ignore-not-found", "--filename=-", stdin=made)
 
 
 def _pods(bench: Bench) -> list[dict[str, Any]]:
