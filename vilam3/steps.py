@@ -262,6 +262,7 @@ def report(
     from vilam3.evaluate import assess
     from vilam3.evaluate.release import Release
     from vilam3.evaluate.results import Comparison
+    from vilam3.evaluate.scores import read_scores
     from vilam3.report.page import write_report
     from vilam3.report.summary import Findings, summarise
 
@@ -270,6 +271,7 @@ def report(
             recipe=recipe,
             stages=lineage(model),
             experts=_expert_figures(experts),
+            checkpoints=read_scores(evaluation),
             comparison=Comparison.read(evaluation / assess.COMPARISON),
             release=Release.model_validate_json(released),
             examples=evaluation / assess.EXAMPLES,

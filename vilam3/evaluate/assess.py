@@ -15,6 +15,7 @@ from vilam3.errors import NotFoundError
 from vilam3.evaluate.examples import write_examples
 from vilam3.evaluate.results import Comparison, Evaluation, compare
 from vilam3.evaluate.run import Examination, OnProgress, examination, examine, is_request, provenance_of
+from vilam3.evaluate.scores import Score, write_scores
 from vilam3.recipe import Recipe
 from vilam3.train.record import MODELS, weights_digest
 
@@ -67,7 +68,7 @@ def assess(  # noqa: PLR0913 - inputs, settings and outputs of a step
         kept: or here.
         corpus: With validation and test questions.
         experts: Directory of the expert bundles.
-        out: Directory to create: comparison, both evaluations, examples.
+        out: Directory to create: comparison, both evaluations, scores of the checkpoints, examples.
         tracking: Told the figures of every checkpoint looked at.
         on_progress: Told about questions asked, over everything.
 
@@ -84,7 +85,7 @@ def assess(  # noqa: PLR0913 - inputs, settings and outputs of a step
     tell = _counter(on_progress, total=_total(test, validation, len(candidates)))
     scores = {} if validation is None else _scores(candidates, validation, experts, tracking, tell)
     best = max(candidates, key=lambda one: (scores.get(one.name, 0.0), one == checkpoint, one.name))
-    comparison = _measure(best, test, experts, out, tell)
+    comparison = _measure(best, test, experts, out, tell, scores=scores)
     _log(tracking, best, comparison.numbers())
     return Assessment(best=best, validation=scores, comparison=comparison)
 
@@ -115,7 +116,15 @@ def _log(tracking: Logs | None, checkpoint: Path, numbers: Mapping[str, float]) 
             tracking.log_evaluation(weights_digest(checkpoint), numbers)
 
 
-def _measure(best: Path, test: Examination, experts: Path, out: Path, tell: Callable[[], OnProgress]) -> Comparison:
+def _measure(
+    best: Path,
+    test: Examination,
+    experts: Path,
+    out: Path,
+    tell: Callable[[], OnProgress],
+    *,
+    scores: Mapping[str, float],
+) -> Comparison:
     provenance = provenance_of(test, best, experts)
     asker = consultant.load(str(best), experts=experts)
     alone = examine(test, asker, provenance=provenance, with_experts=False, on_progress=tell())
@@ -125,6 +134,8 @@ def _measure(best: Path, test: Examination, experts: Path, out: Path, tell: Call
         alone.write(partial / WITHOUT_EXPERTS)
         together.write(partial / WITH_EXPERTS)
         comparison.write(partial / COMPARISON)
+        told = [Score(checkpoint=name, accuracy=one, is_chosen=name == best.name) for name, one in scores.items()]
+        write_scores(told, partial)
         write_examples(test, asker, partial / EXAMPLES)
     return comparison
 

@@ -1,7 +1,7 @@
 """The run in one JSON object and one table; everything in it but times and memory follows from recipe and seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from vilam3.evaluate.release import Release
 from vilam3.evaluate.results import Comparison, Estimate
+from vilam3.evaluate.scores import Score
 from vilam3.progress import format_seconds
 from vilam3.recipe import Recipe
 from vilam3.train.record import StageResult
@@ -25,6 +26,7 @@ class Findings:
         recipe: Of the run.
         stages: Training stages that led to the model, first one first.
         experts: Validation figures of the small experts, by name.
+        checkpoints: What those of the last stage scored on validation patients; empty where there was no choice.
         comparison: Of the model without and with experts.
         release: What became of it.
         examples: Folder of conversations, see `vilam3.evaluate.examples`.
@@ -33,6 +35,7 @@ class Findings:
     recipe: Recipe
     stages: Sequence[StageResult]
     experts: Mapping[str, Mapping[str, float]]
+    checkpoints: Sequence[Score]
     comparison: Comparison
     release: Release
     examples: Path
@@ -57,6 +60,7 @@ def summarise(findings: Findings) -> dict[str, Any]:
         "patients": comparison.patients,
         "tasks": [row.model_dump(mode="json") for row in comparison.tasks],
         "stages": [_stage(stage) for stage in findings.stages],
+        "checkpoints": [asdict(score) for score in findings.checkpoints],
         "experts": {name: dict(figures) for name, figures in findings.experts.items()},
         "model": release.model,
         "model_version": release.version,

@@ -9,6 +9,7 @@ from tests.unit.evaluate import clinic
 from vilam3.evaluate import assess
 from vilam3.evaluate.examples import first_of_each_expert, read_examples, write_examples
 from vilam3.evaluate.run import Examination, examination
+from vilam3.evaluate.scores import Score, read_scores, write_scores
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,11 @@ def test_rounds_are_counted_as_one() -> None:
         for done in range(1, size + 1):
             report(done, size)
     assert seen == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_scores_of_checkpoints_are_kept_as_they_are(tmp_path: Path) -> None:
+    scores = [Score(checkpoint="step-00000025", accuracy=0.5, is_chosen=False)]
+    write_scores(scores, tmp_path)
+    assert read_scores(tmp_path) == scores
+    write_scores([], tmp_path)
+    assert read_scores(tmp_path) == []

@@ -13,6 +13,7 @@ from vilam3.evaluate.examples import write_examples
 from vilam3.evaluate.gate import GateDecision
 from vilam3.evaluate.release import Release
 from vilam3.evaluate.run import examination
+from vilam3.evaluate.scores import Score
 from vilam3.recipe import load
 from vilam3.report.figures import running_mean
 from vilam3.report.page import render, write_report
@@ -72,6 +73,10 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
         recipe=load([TINY]),
         stages=[_stage("stage1_align"), _stage("stage4_expert")],
         experts={"cxr": {"auc": 0.9}},
+        checkpoints=[
+            Score(checkpoint="step-00000025", accuracy=0.9375, is_chosen=True),
+            Score(checkpoint="stage4_expert", accuracy=0.875, is_chosen=False),
+        ],
         comparison=comparison(),
         release=Release(
             model="vila-m3-<tiny>",
@@ -124,6 +129,17 @@ def test_the_page_shows_each_conversation_and_says_what_the_gate_refused(page: s
     assert page.count('<article class="talk"') == 2  # the clinic has two experts to need
     assert "gain is 0.010, below gate.min_gain=0.15" in page
     assert "Draft for a clinician; research use only" in page
+
+
+def test_the_page_compares_the_checkpoints_and_says_which_was_chosen(page: str) -> None:
+    table = page.partition("<caption>Checkpoints of the last stage")[2].partition("</table>")[0]
+    kept, final = table.partition("<tbody>")[2].strip().splitlines()[:2]
+    assert "step-00000025" in kept
+    assert "93.8 %" in kept
+    assert "chosen" in kept
+    assert "final" in final
+    assert "87.5 %" in final
+    assert "chosen" not in final
 
 
 def test_nothing_said_becomes_markup(page: str) -> None:
