@@ -5,26 +5,21 @@ that nothing about a patient is in them.
 """
 
 import contextlib
-import functools
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from vilam3.artifacts import whole_file
-from vilam3.errors import ArtifactError, NotFoundError, OutOfReachError, UserError
+from vilam3.errors import ArtifactError, NotFoundError, UserError
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
-ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
-TAKEN = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
-CONNECT_S, READ_S, ATTEMPTS, CONNECTIONS = 5, 60, 4, 32
-SERVER_FAULT = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +203,7 @@ class FolderStore:
                     yield Entry(key=key, num_bytes=stat.st_size, modified_s=stat.st_mtime_ns / 1e9)
 
     def _path(self, key: str) -> Path:
-        return self._root / _checked(key)
+        return self._root / checked(key)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -220,142 +215,14 @@ class FolderStore:
             raise ArtifactError(f"store {self._root}: {error.strerror}; mend the folder and try again") from error
 
 
-class S3Store:
-    """Objects in an S3 bucket, below a prefix; endpoint, region and keys come from the AWS variables."""
-
-    def __init__(self, bucket: str, prefix: str = "") -> None:
-        """Prepare to use a bucket; nothing is sent yet."""
-        self._bucket = bucket
-        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-        self._s3 = _client(os.getpid(), settings)
-
-    def put(self, key: str, content: bytes | Path) -> None:
-        """See `ObjectStore.put`."""
-        with self._translated():
-            if isinstance(content, bytes):
-                self._s3.put_object(**self._named(key), Body=content)
-            else:
-                self._s3.upload_file(str(content), **self._named(key))
-
-    def put_new(self, key: str, content: bytes) -> bool:
-        """See `ObjectStore.put_new`."""
-        from botocore.exceptions import ClientError  # noqa: PLC0415 - loaded by now
-
-        with self._translated():
-            try:
-                self._s3.put_object(**self._named(key), Body=content, IfNoneMatch="*")
-            except ClientError as error:
-                if str(error.response.get("Error", {}).get("Code", "")) in TAKEN:
-                    return False
-                raise
-        return True
-
-    def get(self, key: str) -> bytes:
-        """See `ObjectStore.get`."""
-        with self._translated():
-            content: bytes = self._s3.get_object(**self._named(key))["Body"].read()
-            return content
-
-    def save(self, key: str, path: Path) -> None:
-        """See `ObjectStore.save`."""
-        with self._translated():
-            self._s3.download_file(**self._named(key), Filename=str(path))
-
-    def entry(self, key: str) -> Entry | None:
-        """See `ObjectStore.entry`."""
-        try:
-            with self._translated():
-                found = self._s3.head_object(**self._named(key))
-        except NotFoundError:
-            return None
-        return Entry(key=key, num_bytes=int(found["ContentLength"]), modified_s=found["LastModified"].timestamp())
-
-    def folders(self) -> list[str]:
-        """See `ObjectStore.folders`."""
-        pages = self._s3.get_paginator("list_objects_v2")
-        with self._translated():
-            told = pages.paginate(Bucket=self._bucket, Prefix=self._prefix, Delimiter="/")
-            found = [one["Prefix"] for page in told for one in page.get("CommonPrefixes", ())]
-        return sorted(name.removeprefix(self._prefix).rstrip("/") for name in found)
-
-    def size(self, key: str) -> int | None:
-        """Bytes of an object, or None where there is none of that key.
-
-        Raises:
-            ArtifactError: the store refuses or is out of reach.
-        """
-        found = self.entry(key)
-        return None if found is None else found.num_bytes
-
-    def copy(self, source: str, target: str) -> None:
-        """See `ObjectStore.copy`."""
-        with self._translated():
-            self._s3.copy(self._named(source), **self._named(target))
-
-    def delete(self, prefix: str) -> None:
-        """See `ObjectStore.delete`."""
-        keys = [prefix, *(entry.key for entry in self.entries(prefix))]
-        with self._translated():
-            for key in keys:  # one by one: not every server knows the batch, which also wants a checksum of its own
-                self._s3.delete_object(**self._named(key))
-
-    def entries(self, prefix: str) -> Iterator[Entry]:
-        """See `ObjectStore.entries`."""
-        below = f"{self._prefix}{_checked(prefix)}/"
-        with self._translated():
-            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=below):
-                for found in page.get("Contents", ()):
-                    yield Entry(
-                        key=found["Key"].removeprefix(self._prefix),
-                        num_bytes=int(found["Size"]),
-                        modified_s=found["LastModified"].timestamp(),
-                    )
-
-    def _named(self, key: str) -> Mapping[str, Any]:
-        return {"Bucket": self._bucket, "Key": self._prefix + _checked(key)}
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error  # noqa: PLC0415 - loaded by now
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - likewise
-
-        try:
-            yield
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            if code in ABSENT:
-                message = "store: there is no object of that key; it was deleted or never written"
-                raise NotFoundError(message) from error
-            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-            kind = OutOfReachError if status >= SERVER_FAULT else ArtifactError
-            raise kind(
-                f"store s3://{self._bucket}: refused ({code}); check the bucket, AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY"
-            ) from error
-        except (BotoCoreError, Boto3Error) as error:
-            raise OutOfReachError(
-                f"store s3://{self._bucket}: out of reach ({type(error).__name__}); check AWS_ENDPOINT_URL and the keys"
-            ) from error
-
-
-@functools.lru_cache(maxsize=4)
-def _client(_process: int, _settings: tuple[tuple[str, str], ...]) -> Any:  # noqa: ANN401 - boto3 states no type
-    """A client takes half a second to make and may be shared by threads, though not by processes that were forked."""
-    import boto3  # noqa: PLC0415 - takes a while to import, and a folder needs none of it
-    from botocore.config import Config  # noqa: PLC0415 - likewise
-
-    retries = {"total_max_attempts": ATTEMPTS, "mode": "standard"}
-    config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries=retries, max_pool_connections=CONNECTIONS)
-    return boto3.session.Session().client("s3", config=config)
-
-
 def open_store(uri: str) -> ObjectStore:
     """The store of a URI: ``file:///folder`` or ``s3://bucket/prefix``.
 
     Raises:
         UserError: it is neither.
     """
+    from vilam3.s3 import S3Store  # noqa: PLC0415 - it is one of these stores
+
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
         return FolderStore(Path(unquote(parts.path)))
@@ -364,7 +231,7 @@ def open_store(uri: str) -> ObjectStore:
     raise UserError(f"store {uri}: not understood; write file:///folder or s3://bucket/prefix")
 
 
-def _checked(key: str) -> str:
+def checked(key: str) -> str:
     """The key, if it cannot lead elsewhere."""
     if not _KEY.fullmatch(key):
         raise NotFoundError("store: there is no object of that key; keys are letters, digits, '.', '_', '-' and '/'")

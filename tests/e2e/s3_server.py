@@ -25,12 +25,21 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3:
-    """A running server; `process` is it, for tests that end it."""
+    """A running server.
+
+    Attributes:
+        endpoint: Its URL.
+        access_key: Of its only user.
+        secret_key: Likewise.
+        process: It itself, for tests that end it.
+        is_atomic: Bytes and checksum of an object change in one step, however many write it.
+    """
 
     endpoint: str
     access_key: str
     secret_key: str
     process: "subprocess.Popen[bytes]"
+    is_atomic: bool
 
     def environment(self) -> dict[str, str]:
         """What its clients are told."""
@@ -46,24 +55,38 @@ class S3:
 def s3_server(folder: Path) -> Iterator[S3]:
     """Serve `folder`. Skips the test where the server cannot run, and says why."""
     program, port = _program(), free_port()
+    attributes = _attributes(folder)
     access_key, secret_key = "test", secrets.token_hex(16)
-    for name in ("buckets", "sidecar"):
-        (folder / name).mkdir(parents=True)
+    buckets = folder / "buckets"
+    buckets.mkdir(parents=True)
     root = {"ROOT_ACCESS_KEY": access_key, "ROOT_SECRET_KEY": secret_key}
-    command = [program, "--port", f"127.0.0.1:{port}", "posix", "--sidecar", str(folder / "sidecar")]
+    command = [program, "--port", f"127.0.0.1:{port}", "posix", *attributes, str(buckets)]
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - built from pinned modules
-            [*command, str(folder / "buckets")], stdout=output, stderr=output, env={**os.environ, **root}
+            command, stdout=output, stderr=output, env={**os.environ, **root}
         )
     url = f"http://127.0.0.1:{port}"
-    running = S3(endpoint=url, access_key=access_key, secret_key=secret_key, process=process)
+    running = S3(endpoint=url, access_key=access_key, secret_key=secret_key, process=process, is_atomic=not attributes)
     try:
         _wait_until_ready(process, running, log)
         yield running
     finally:
         process.terminate()
         process.wait(30)
+
+
+def _attributes(folder: Path) -> list[str]:
+    """Where it keeps what belongs to an object: at its file, in one step with it, or beside it where that cannot be.
+
+    Beside it, two writers of one key may leave the bytes of one with the checksum of the other.
+    """
+    try:
+        os.setxattr(folder, "user.test", b"")
+    except OSError:
+        (folder / "sidecar").mkdir()
+        return ["--sidecar", str(folder / "sidecar")]
+    return []
 
 
 def _program() -> str:

@@ -32,7 +32,8 @@ from tests.unit.serving.calls import asked, data_url
 from tests.unit.serving.fakes import RuleEngine, SlowExperts
 from tests.unit.serving.live import free_port, live
 from vilam3.consultant import Consultant
-from vilam3.objects import ObjectStore, S3Store, open_store
+from vilam3.objects import ObjectStore, open_store
+from vilam3.s3 import S3Store
 from vilam3.services.engine import RemoteEngine
 from vilam3.services.experts import RemoteExperts
 from vilam3.services.visit import Waits

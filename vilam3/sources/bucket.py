@@ -5,7 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from vilam3.data.limits import Limits
 from vilam3.errors import DataError, NotFoundError
-from vilam3.objects import S3Store
+from vilam3.s3 import S3Store
 from vilam3.sources.permits import BUCKETS_VARIABLE, Permits
 
 
