@@ -11,7 +11,7 @@ MIB = 1 << 20
 SHARD_EPILOG = """\
 Shards are tar files as WebDataset lays them out; corpus.json names each by its SHA-256. `vilam3 train --corpus` takes
 the place like any other corpus and fetches what the next steps need while it computes. --window decides in which order
-samples are drawn: the same corpus with another window is another corpus.
+samples are drawn: the same corpus with another window is another corpus. So it is with --held-out and --seed.
 
 example: vilam3 corpus shard runs/corpus --out s3://bucket/corpus
          vilam3 corpus shard runs/corpus --out runs/streamed --shards s3://bucket/shards
@@ -50,6 +50,14 @@ def _register_shard(actions: Verbs) -> None:
     parser.add_argument(
         "--window", type=int, default=16, metavar="N", help="shards whose samples are shuffled together (%(default)s)"
     )
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=0,
+        metavar="N",
+        help="samples, of whole patients, for validation_samples of a recipe, at least; nothing is learned from them",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses whom to hold out (%(default)s)")
     parser.set_defaults(run=_shard)
 
 
@@ -69,7 +77,7 @@ def _shard(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from vilam3.corpus.sharding import Cut, shard_corpus
+    from vilam3.corpus.sharding import Cut, HeldOut, shard_corpus
     from vilam3.data.shards import MOST_MIXED
     from vilam3.errors import UserError
 
@@ -78,19 +86,23 @@ def _shard(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{flag}={number}: must be at least 1")
     if arguments.window > MOST_MIXED:
         raise UserError(f"--window={arguments.window}: must be at most {MOST_MIXED}; make shards larger instead")
+    if arguments.held_out < 0:
+        raise UserError(f"--held-out={arguments.held_out}: must not be negative")
     cut = Cut(max_samples=arguments.samples, max_bytes=arguments.mib * MIB, mixed_shards=arguments.window)
     with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("samples", total=None)
+        bar = progress.add_task("samples", total=None, visible=False)
         index = shard_corpus(
             arguments.corpus,
             out=arguments.out,
             at=arguments.shards,
             cut=cut,
-            on_progress=lambda done: progress.update(bar, completed=done),
+            held_out=HeldOut(num_samples=arguments.held_out, seed=arguments.seed),
+            on_progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
         )
     shards = list(index.shards())
     size = sum(shard.num_bytes for shard in shards) / MIB
     samples = ", ".join(f"{count} {name}" for name, count in index.sizes.items())
+    samples += f", {sum(index.held_out_sizes.values())} held out" if index.held_out else ""
     print(f"{arguments.out}: {samples}; {len(shards)} shards, {size:.1f} MiB; digest {index.digest[:12]}")
     return 0
 
@@ -100,6 +112,6 @@ def _check(arguments: argparse.Namespace) -> int:
     from vilam3.train.streamed import check_shards
 
     index = check_shards(brought_corpus(arguments.corpus))
-    samples = sum(index.sizes.values())
+    samples = sum(shard.num_samples for shard in index.shards())
     print(f"{arguments.corpus}: {len(list(index.shards()))} shards, {samples} samples, all as the index says")
     return 0

@@ -4,12 +4,13 @@ import json
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from vilam3.artifacts import sha256_file, whole_directory
+from vilam3.data.held_out import choose, name_of
 from vilam3.data.llava import stream_samples
 from vilam3.data.sample import Sample
 from vilam3.data.shards import MANIFEST, SHARDS, Shard, ShardIndex, add_sample, read_index
@@ -20,7 +21,9 @@ from vilam3.scratch import scratch
 MIB = 1 << 20
 RESHAPED = frozenset({"samples", "images", MANIFEST})  # what the shards stand for
 Put = Callable[[str, Path], None]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+OnProgress = Callable[[int, int | None], None]
+HELD_OUT = "held-out."  # how the names of their shards begin
+_NAME = re.compile(rf"(?!{re.escape(HELD_OUT)})[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +41,30 @@ class Cut:
     mixed_shards: int = 16
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """What is not to be learned from.
+
+    Attributes:
+        num_samples: At least so many, of whole patients.
+        seed: Another one chooses other patients.
+    """
+
+    num_samples: int = 0
+    seed: int = 0
+
+
+NOTHING = HeldOut()
+
+
 def shard_corpus(
-    corpus: Path, *, out: str, at: str = "", cut: Cut | None = None, on_progress: Callable[[int], None] | None = None
+    corpus: Path,
+    *,
+    out: str,
+    at: str = "",
+    cut: Cut | None = None,
+    held_out: HeldOut = NOTHING,
+    on_progress: OnProgress | None = None,
 ) -> ShardIndex:
     """Write a corpus in shards; the manifest is written last, so that half a corpus is none.
 
@@ -48,28 +73,53 @@ def shard_corpus(
         out: Folder, replaced as a whole, or ``s3://bucket/prefix``.
         at: Where the shards go, ``s3://bucket/prefix`` or ``file:///folder``; empty: into `out`.
         cut: How it is cut.
-        on_progress: Called with the number of samples done.
+        held_out: Samples that go into shards of their own.
+        on_progress: Called with the number of samples done and, where the corpus states it, of all.
 
     Raises:
-        DataError: the corpus is in shards already, has no samples, or lacks a picture.
+        DataError: the corpus is in shards already, has no samples, lacks a picture, or has nothing left to learn.
         ArtifactError: a place cannot be written.
     """
     if read_index(corpus) is not None:
         raise DataError(f"{corpus}: is in shards already; give the corpus that they were written from")
+    files, cut = _sample_files(corpus), cut or Cut()
+    names = _held_out_names(files, held_out)
     with _writing(out) as put, _writing(at) if at else nullcontext(put) as put_shard:
-        datasets, done = {}, 0
-        for file in _sample_files(corpus):
-            shards: list[Shard] = []
-            for shard in _written(corpus, file, cut or Cut(), put_shard, below="" if at else f"{SHARDS}/"):
-                shards.append(shard)
-                done += shard.num_samples
-                if on_progress is not None:
-                    on_progress(done)
-            datasets[file.stem] = tuple(shards)
-        index = ShardIndex(at=at or SHARDS, mixed_shards=(cut or Cut()).mixed_shards, datasets=datasets)
+        writer = _Writer(corpus, cut, put_shard, below="" if at else f"{SHARDS}/", on_progress=on_progress)
+        learned = {file.stem: writer.written(file, lambda one: name_of(one) not in names) for file in files}
+        held = {
+            file.stem: writer.written(file, lambda one: name_of(one) in names, prefix=HELD_OUT)
+            for file in files
+            if names
+        }
+        index = ShardIndex(
+            at=at or SHARDS,
+            mixed_shards=cut.mixed_shards,
+            datasets=learned,
+            held_out={name: shards for name, shards in held.items() if shards},
+        )
         _take_along(corpus, put)
         _put_manifest(corpus, index, put)
     return index
+
+
+def _held_out_names(files: Sequence[Path], held_out: HeldOut) -> frozenset[str]:
+    """Whom to hold out.
+
+    Raises:
+        DataError: nothing would be left of a dataset.
+    """
+    if not held_out.num_samples:
+        return frozenset()
+    every = (sample for file in files for sample in stream_samples(file))
+    names = choose(every, at_least=held_out.num_samples, seed=held_out.seed)
+    for file in files:
+        is_held_out = [name_of(sample) in names for sample in stream_samples(file)]
+        if is_held_out and all(is_held_out):
+            raise DataError(
+                f"{held_out.num_samples} samples held out: nothing of {file.stem} would be left; hold out fewer"
+            )
+    return names
 
 
 @contextmanager
@@ -93,41 +143,67 @@ def _sample_files(corpus: Path) -> list[Path]:
         raise DataError(f"{corpus / 'samples'}: holds no conversations; give a prepared corpus")
     for file in files:
         if not _NAME.fullmatch(file.stem):
-            raise DataError(f"{file}: a dataset in shards is named by letters, digits, '.', '_' and '-'; rename it")
+            raise DataError(
+                f"{file}: a dataset in shards is named by letters, digits, '.', '_' and '-', and not "
+                f"{HELD_OUT}...; rename it"
+            )
     return files
-
-
-def _written(corpus: Path, file: Path, cut: Cut, put: Put, *, below: str) -> Iterator[Shard]:
-    """The shards of a dataset, each when it is where it belongs."""
-    for number, part in enumerate(_parts(corpus, file, cut)):
-        name = f"{file.stem}-{number:05d}.tar"
-        with scratch("vilam3-shard-") as folder:
-            path = folder / name
-            with tarfile.open(path, "w") as archive:
-                for key, sample, pictures in part:
-                    add_sample(archive, key, sample, pictures)
-            shard = Shard(name=name, sha256=sha256_file(path), num_bytes=path.stat().st_size, num_samples=len(part))
-            put(f"{below}{name}", path)
-        yield shard
 
 
 _Part = list[tuple[str, Sample, list[bytes]]]
 
 
-def _parts(corpus: Path, file: Path, cut: Cut) -> Iterator[_Part]:
-    """The samples of each shard with their pictures, one shard in memory at a time."""
-    part: _Part = []
-    num_bytes = 0
-    for index, sample in enumerate(stream_samples(file)):
-        pictures = [_picture(corpus, image, sample) for image in sample.images]
-        size = sum(map(len, pictures)) + sum(len(turn.text) for turn in sample.turns)
-        if part and (len(part) == cut.max_samples or num_bytes + size > cut.max_bytes):
+class _Writer:
+    """Writes shards, each put where it belongs as soon as it is whole."""
+
+    def __init__(self, corpus: Path, cut: Cut, put: Put, *, below: str, on_progress: OnProgress | None) -> None:
+        self._corpus = corpus
+        self._cut = cut
+        self._put = put
+        self._below = below
+        self._on_progress = on_progress
+        self._done, self._total = 0, _stated_total(corpus)
+
+    def written(self, file: Path, takes: Callable[[Sample], bool], *, prefix: str = "") -> tuple[Shard, ...]:
+        """The shards of a file's samples that it takes."""
+        shards = []
+        for number, part in enumerate(self._parts(file, takes)):
+            shards.append(self._shard(f"{prefix}{file.stem}-{number:05d}.tar", part))
+            self._done += len(part)
+            if self._on_progress is not None:
+                self._on_progress(self._done, self._total)
+        return tuple(shards)
+
+    def _shard(self, name: str, part: _Part) -> Shard:
+        with scratch("vilam3-shard-") as folder:
+            path = folder / name
+            with tarfile.open(path, "w") as archive:
+                for key, sample, pictures in part:
+                    add_sample(archive, key, sample, pictures)
+            self._put(f"{self._below}{name}", path)
+            return Shard(name=name, sha256=sha256_file(path), num_bytes=path.stat().st_size, num_samples=len(part))
+
+    def _parts(self, file: Path, takes: Callable[[Sample], bool]) -> Iterator[_Part]:
+        """The samples of each shard with their pictures, one shard in memory at a time."""
+        part: _Part = []
+        num_bytes = 0
+        for index, sample in enumerate(stream_samples(file)):
+            if not takes(sample):
+                continue
+            pictures = [_picture(self._corpus, image, sample) for image in sample.images]
+            size = sum(map(len, pictures)) + sum(len(turn.text) for turn in sample.turns)
+            if part and (len(part) == self._cut.max_samples or num_bytes + size > self._cut.max_bytes):
+                yield part
+                part, num_bytes = [], 0
+            part.append((f"{index:09d}", sample, pictures))
+            num_bytes += size
+        if part:
             yield part
-            part, num_bytes = [], 0
-        part.append((f"{index:09d}", sample, pictures))
-        num_bytes += size
-    if part:
-        yield part
+
+
+def _stated_total(corpus: Path) -> int | None:
+    stated = json.loads((corpus / MANIFEST).read_text(encoding="utf-8")).get("samples")
+    return sum(map(int, stated.values())) if isinstance(stated, dict) else None
 
 
 def _picture(corpus: Path, image: str, sample: Sample) -> bytes:

@@ -2,6 +2,7 @@
 
     corpus.json              the index, and where the shards are
     shards/vqa-00000.tar     000000000.json: a conversation as in samples/vqa.json; 000000000.0.png: its picture; ...
+    shards/held-out.vqa-00000.tar    likewise, of patients that nothing is learned from
 
 Members of one sample follow each other and share the name before the first dot. Knows neither stores nor checksums of
 what it reads: see `vilam3.train.shard_files`.
@@ -49,6 +50,7 @@ class ShardIndex(BaseModel):
         at: Where the shards are: relative to the manifest, or a place of their own.
         mixed_shards: Most shards whose samples are shuffled together.
         datasets: Shards by dataset, in the order of its samples.
+        held_out: Likewise, of samples that nothing is learned from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,26 +58,36 @@ class ShardIndex(BaseModel):
     at: str = SHARDS
     mixed_shards: Annotated[int, Field(ge=1, le=MOST_MIXED)]
     datasets: Mapping[str, tuple[Shard, ...]]
+    held_out: Mapping[str, tuple[Shard, ...]] = Field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Of everything but the place: a corpus that has moved is the same."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"at"}), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        told = self.model_dump(mode="json", exclude={"at"} if self.held_out else {"at", "held_out"})
+        return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Samples by dataset."""
-        return {name: sum(shard.num_samples for shard in shards) for name, shards in self.datasets.items()}
+        """Samples to learn from by dataset."""
+        return _sizes(self.datasets)
+
+    @property
+    def held_out_sizes(self) -> dict[str, int]:
+        """Samples held out by dataset."""
+        return _sizes(self.held_out)
 
     def shards(self) -> Iterator[Shard]:
         """All of them."""
-        return (shard for shards in self.datasets.values() for shard in shards)
+        return (shard for shards in (*self.datasets.values(), *self.held_out.values()) for shard in shards)
 
     def manifest(self, others: Mapping[str, object] | None = None) -> dict[str, object]:
         """What ``corpus.json`` holds, `others` of an earlier one included."""
         own = {"samples": self.sizes, SHARDS: self.model_dump(mode="json"), "digest": self.digest}
         return {**(others or {}), **own}
+
+
+def _sizes(datasets: Mapping[str, tuple[Shard, ...]]) -> dict[str, int]:
+    return {name: sum(shard.num_samples for shard in shards) for name, shards in datasets.items()}
 
 
 def read_index(corpus: Path) -> ShardIndex | None:

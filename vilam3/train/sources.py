@@ -10,6 +10,7 @@ import torch
 
 from vilam3 import __version__
 from vilam3.artifacts import sha256_file, sha256_tree, whole_directory, write_json
+from vilam3.data.held_out import choose, parted
 from vilam3.data.llava import read_samples
 from vilam3.data.mixture import mixture_of
 from vilam3.data.sample import Sample
@@ -30,7 +31,6 @@ from vilam3.train.packing import Packing
 from vilam3.train.record import digest_of, weights_digest
 from vilam3.train.sharded import patiently
 from vilam3.train.streamed import inputs_folder, open_stream, samples_of
-from vilam3.train.validation import split
 from vilam3.weights import fetch
 
 
@@ -157,14 +157,16 @@ def make_feed(recipe: Recipe, *, stage: str, corpus: Path, loaded: Loaded) -> Fe
             held_out={name: Examples(name, found, encoding) for name, found in held_out.items()},
         )
     _refuse_unknown(corpus, index, settings)
-    if settings.validation_samples:
-        raise RecipeError(
-            f"validation_samples={settings.validation_samples}: samples cannot be held out of a corpus in shards; give "
-            "the corpus as it was prepared, or leave this out"
-        )
+    _refuse_too_few(corpus, index, settings)
     stream = open_stream(corpus, index, weights=weights, seed=recipe.seed)
-    datasets = stream.examples(encoding)
-    return Feed(datasets, stream.pictures(size=size), order=stream, packing=packing, skips=skips)
+    return Feed(
+        stream.examples(encoding),
+        stream.pictures(size=size),
+        order=stream,
+        packing=packing,
+        skips=skips,
+        held_out=stream.held_out(encoding) if settings.validation_samples else None,
+    )
 
 
 def _split(
@@ -174,7 +176,8 @@ def _split(
     samples = {name: read_samples(path) for name, path in _files(corpus, stage).items()}
     if not stage.validation_samples:
         return samples, {}
-    learned, held_out = split(samples, held_out=stage.validation_samples, seed=seed)
+    every = (one for found in samples.values() for one in found)
+    learned, held_out = parted(samples, choose(every, at_least=stage.validation_samples, seed=seed))
     if empty := sorted(name for name, found in learned.items() if not found and samples[name]):
         raise RecipeError(
             f"validation_samples={stage.validation_samples}: nothing of {empty[0]} would be left; hold out fewer"
@@ -199,6 +202,16 @@ def _refuse_unknown(corpus: Path, index: ShardIndex, stage: Stage) -> None:
         if weight and name not in index.datasets:
             known = ", ".join(sorted(index.datasets))
             raise DataError(f"mixture.{name}: {corpus / MANIFEST} has no such dataset; the corpus has {known}")
+
+
+def _refuse_too_few(corpus: Path, index: ShardIndex, stage: Stage) -> None:
+    """Which samples are held out was decided when the shards were written."""
+    held_out = sum(size for name, size in index.held_out_sizes.items() if stage.mixture.get(name))
+    if held_out < stage.validation_samples:
+        raise RecipeError(
+            f"validation_samples={stage.validation_samples}: {corpus / MANIFEST} has {held_out} held out of this "
+            f"stage's datasets; write the shards with --held-out {stage.validation_samples} or more, or lower this"
+        )
 
 
 def _corpus_digest(corpus: Path, stage: Stage) -> str:

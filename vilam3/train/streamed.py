@@ -27,12 +27,13 @@ OPENERS = 4  # shards that one process fetches and verifies at a time
 
 
 class Shards:
-    """The shards of a corpus by name, each opened once and kept while it is wanted."""
+    """The shards of a corpus by name, each opened once and kept while it is wanted; held-out ones to the end."""
 
     def __init__(self, index: ShardIndex, files: ShardFiles) -> None:
         """Open nothing yet."""
         self._files = files
         self._known = {shard.name: shard for shard in index.shards()}
+        self._lasting = {shard.name for shards in index.held_out.values() for shard in shards}
         self._opener = ThreadPoolExecutor(OPENERS, thread_name_prefix="shards")
         self._opened: dict[str, Future[OpenShard]] = {}
         self._changing = threading.Lock()
@@ -46,20 +47,23 @@ class Shards:
         return self._begun(name).result()
 
     def expect(self, names: Sequence[str]) -> None:
-        """Open these in this order and let go of all others."""
-        with self._changing:
-            gone = [self._opened.pop(name) for name in set(self._opened).difference(names)]
-        for opened in gone:
-            if not opened.cancel():
-                opened.add_done_callback(_close)
+        """Open these in this order and let go of all others that are learned from."""
+        self._let_go({*names, *self._lasting})
         for name in names:
             self._begun(name)
 
     def close(self) -> None:
         """Let go of all of them; what is being fetched is not awaited."""
         self._files.close()
-        self.expect([])
+        self._let_go(frozenset())
         self._opener.shutdown(wait=False, cancel_futures=True)
+
+    def _let_go(self, wanted: Collection[str]) -> None:
+        with self._changing:
+            gone = [self._opened.pop(name) for name in set(self._opened).difference(wanted)]
+        for opened in gone:
+            if not opened.cancel():
+                opened.add_done_callback(_close)
 
     def _begun(self, name: str) -> "Future[OpenShard]":
         with self._changing:
@@ -114,9 +118,14 @@ class Stream:
 
     def examples(self, encoding: Encoding) -> dict[str, Examples]:
         """By dataset; tokens are kept only of a corpus that is open as a whole."""
-        keeps = len(list(self._index.shards())) <= self._index.mixed_shards
+        keeps = sum(map(len, self._index.datasets.values())) <= self._index.mixed_shards
         samples = {name: ShardedSamples(self._index.datasets[name], self._shards) for name in self._names}
         return {name: Examples(name, one, encoding, keeps=keeps) for name, one in samples.items()}
+
+    def held_out(self, encoding: Encoding) -> dict[str, Examples]:
+        """By dataset, those that have any."""
+        parts = {name: shards for name, shards in self._index.held_out.items() if name in self._names}
+        return {name: Examples(name, ShardedSamples(one, self._shards), encoding) for name, one in parts.items()}
 
     def pictures(self, *, size: int) -> Pictures:
         """Of all shards."""
@@ -148,7 +157,7 @@ def open_stream(corpus: Path, index: ShardIndex, *, weights: Mapping[str, int], 
 
 
 def samples_of(corpus: Path, index: ShardIndex) -> Iterator[Sample]:
-    """All samples, in the order of the corpus that the shards were written from; reads every shard.
+    """All samples to learn from, in the order of the corpus that they were written from; reads all their shards.
 
     Raises:
         UserError: as `shard_files`.
@@ -212,8 +221,10 @@ def inputs_folder() -> Path:
 
 
 def _in_use_bytes(index: ShardIndex) -> int:
-    """Of the shards of a window and of the next, at most."""
-    return sum(sorted((shard.num_bytes for shard in index.shards()), reverse=True)[: 2 * index.mixed_shards])
+    """Of the shards of a window and of the next, at most, and of all that are held out."""
+    learned = sorted((shard.num_bytes for shards in index.datasets.values() for shard in shards), reverse=True)
+    held_out = sum(shard.num_bytes for shards in index.held_out.values() for shard in shards)
+    return sum(learned[: 2 * index.mixed_shards]) + held_out
 
 
 def _open(files: ShardFiles, shard: Shard) -> OpenShard:

@@ -1,15 +1,13 @@
-"""The loss on samples that are held out of training: which they are, which step was best, and when to stop.
+"""The loss on samples that are held out of training: which step was best, and when to stop.
 
 Nothing here draws at random or depends on who trains, and what has been measured is part of a run's state: one that was
 interrupted stops at the same step as one that was not.
 """
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vilam3.data.sample import Sample
 from vilam3.train.peers import Peers
 from vilam3.train.step import Batch, in_lockstep, no_samples
 
@@ -22,33 +20,6 @@ class Validated:
 
     step: int
     loss: float
-
-
-def split(
-    datasets: Mapping[str, Sequence[Sample]], *, held_out: int, seed: int
-) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
-    """What is to be learned, and at least `held_out` samples that are not, of patients of whom nothing is learned.
-
-    Which patients follows from the seed and their pseudonyms alone.
-    """
-    by_patient: dict[str, int] = {}
-    for samples in datasets.values():
-        for sample in samples:
-            by_patient[_patient(sample)] = by_patient.get(_patient(sample), 0) + 1
-    chosen, count = set(), 0
-    for patient in sorted(by_patient, key=lambda one: hashlib.sha256(f"{seed} {one}".encode()).digest()):
-        if count >= held_out:
-            break
-        chosen.add(patient)
-        count += by_patient[patient]
-    learned = {name: [one for one in samples if _patient(one) not in chosen] for name, samples in datasets.items()}
-    held = {name: [one for one in samples if _patient(one) in chosen] for name, samples in datasets.items()}
-    return learned, held
-
-
-def _patient(sample: Sample) -> str:
-    """A sample that says nothing of its patient is one by itself."""
-    return f"patient {sample.patient}" if sample.patient else f"sample {sample.sample_id}"
 
 
 def loss_over(

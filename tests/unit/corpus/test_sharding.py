@@ -3,6 +3,7 @@
 import json
 import shutil
 import tarfile
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 
 from tests.unit.train.conftest import corpus
 from vilam3.artifacts import sha256_file, sha256_tree
-from vilam3.corpus.sharding import Cut, shard_corpus
+from vilam3.corpus.sharding import Cut, HeldOut, shard_corpus
+from vilam3.data.held_out import name_of
 from vilam3.data.llava import read_samples
-from vilam3.data.shards import MANIFEST, OpenShard, ShardIndex, read_index
+from vilam3.data.sample import Sample
+from vilam3.data.shards import MANIFEST, OpenShard, Shard, ShardIndex, read_index
 from vilam3.errors import DataError
 
 __all__ = ["corpus"]
@@ -55,6 +58,41 @@ def test_the_same_corpus_gives_the_same_shards_and_one_digest_wherever_they_lie(
     for shard in third.shards():
         assert sha256_file(tmp_path / "elsewhere" / shard.name) == shard.sha256
     assert sharded(corpus, tmp_path / "d", Cut(max_samples=4, mixed_shards=4)).digest != first.digest
+
+
+def read_back(folder: Path, shards: Iterable[Shard]) -> list[Sample]:
+    found = []
+    for shard in shards:
+        with closing(OpenShard((folder / "shards" / shard.name).open("rb"), shard)) as opened:
+            found += [opened.sample(number) for number in range(len(opened))]
+    return found
+
+
+def test_held_out_patients_have_shards_of_their_own(corpus: Path, tmp_path: Path) -> None:
+    index = shard_corpus(corpus, out=str(tmp_path / "out"), cut=SMALL, held_out=HeldOut(num_samples=5, seed=3))
+    names = {shard.name for shard in index.shards()}
+    assert names == {path.name for path in (tmp_path / "out" / "shards").iterdir()}
+    learned, held = (
+        [one for shards in side.values() for one in read_back(tmp_path / "out", shards)]
+        for side in (index.datasets, index.held_out)
+    )
+    assert not {name_of(one) for one in learned} & {name_of(one) for one in held}
+    assert len(held) == sum(index.held_out_sizes.values()) >= 5
+    assert len(learned) == sum(index.sizes.values()) == 32 - len(held)
+    assert read_index(tmp_path / "out") == index
+    digests = {index.digest, sharded(corpus, tmp_path / "whole").digest}
+    digests.add(shard_corpus(corpus, out=str(tmp_path / "b"), cut=SMALL, held_out=HeldOut(num_samples=5)).digest)
+    assert len(digests) == 3
+
+
+def test_something_is_left_to_learn_of_every_dataset(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"31 samples held out: nothing of \w+ would be left; hold out fewer"):
+        shard_corpus(corpus, out=str(tmp_path / "out"), held_out=HeldOut(num_samples=31))
+    whole = shutil.copytree(corpus, tmp_path / "whole")
+    (whole / "samples" / "vqa.json").rename(whole / "samples" / "held-out.vqa.json")
+    with pytest.raises(DataError, match=r"held-out\.vqa\.json: .* rename it"):
+        sharded(whole, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_is_cut_by_bytes_too_and_holds_at_least_one_sample(corpus: Path, tmp_path: Path) -> None:

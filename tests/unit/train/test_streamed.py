@@ -167,6 +167,11 @@ def test_the_command_line_writes_and_checks_shards(
     (out / "shards" / "text-00000.tar").write_bytes(b"?")
     assert main(["corpus", "check", str(out)]) == 1
     assert "shard text-00000.tar of" in capsys.readouterr().err
+    assert main(["corpus", "shard", str(corpus), "--out", str(out), "--held-out", "3", "--seed", "1"]) == 0
+    assert " held out; " in capsys.readouterr().out
+    assert main(["corpus", "shard", str(corpus), "--out", str(out), "--held-out", "-1"]) == 2
+    assert main(["corpus", "shard", str(tmp_path / "none"), "--out", str(tmp_path / "no")]) == 2
+    assert not (tmp_path / "no").exists()
     assert main(["corpus", "check", str(corpus)]) == 2
     assert main(["corpus", "shard", str(corpus), "--out", str(out), "--samples", "0"]) == 2
     assert main(["corpus", "shard", str(corpus), "--out", str(out), "--window", "257"]) == 2

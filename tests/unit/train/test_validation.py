@@ -6,34 +6,19 @@ import pytest
 import torch
 
 from tests.unit.train.test_local import Notes, weights, with_stage
-from vilam3.data.llava import read_samples
+from vilam3.corpus.sharding import Cut, HeldOut, shard_corpus
 from vilam3.errors import RecipeError
 from vilam3.recipe import Recipe
 from vilam3.train import local
 from vilam3.train.record import read_stage
 from vilam3.train.sources import make_feed, starting_network
-from vilam3.train.validation import Validated, best_of, is_over, split
+from vilam3.train.validation import Validated, best_of, is_over
 
-STAGE = "stage1_align"
+STAGE, LAST = "stage1_align", "stage4_expert"
 
 
 def measured(*losses: float) -> list[Validated]:
     return [Validated(step=10 * place, loss=loss) for place, loss in enumerate(losses, start=1)]
-
-
-def test_a_patient_is_learned_or_held_out_never_both(corpus: Path) -> None:
-    datasets = {name: list(read_samples(corpus / "samples" / f"{name}.json")) for name in ("vqa", "expert")}
-    learned, held_out = split(datasets, held_out=3, seed=11)
-    patients = [{one.patient for samples in part.values() for one in samples} for part in (learned, held_out)]
-    assert not patients[0] & patients[1]
-    assert 3 <= sum(map(len, held_out.values())) <= 4  # a patient has one sample of each data set at most
-    for name, samples in datasets.items():
-        assert sorted(one.sample_id for one in samples) == sorted(
-            one.sample_id for one in learned[name] + held_out[name]
-        )
-    assert split(datasets, held_out=3, seed=11) == (learned, held_out)
-    assert split(datasets, held_out=3, seed=12)[1] != held_out
-    assert split(datasets, held_out=0, seed=11) == (datasets, {"vqa": [], "expert": []})
 
 
 def test_the_best_is_the_smallest_loss_and_what_is_no_number_never_is() -> None:
@@ -135,3 +120,46 @@ def test_held_out_samples_change_nothing_of_what_the_others_teach(recipe: Recipe
     seldom = with_stage(recipe, STAGE, validation_samples=3, kept_models=1, checkpoint_every_steps=8)
     assert len(found.validated) > 1
     assert local.run(seldom, stage=STAGE, corpus=corpus, base=None, out=tmp_path / "b").losses == found.losses
+
+
+@pytest.fixture
+def base(recipe: Recipe, corpus: Path, tmp_path: Path) -> Path:
+    local.run(recipe, stage=STAGE, corpus=corpus, base=None, out=tmp_path / "base")
+    return tmp_path / "base"
+
+
+EVERY = {"captions": 1, "expert": 1, "text": 1, "vqa": 1}
+
+
+def test_what_is_held_out_of_shards_is_measured_as_in_the_folder(
+    recipe: Recipe, corpus: Path, base: Path, tmp_path: Path
+) -> None:
+    """The same patients, the same losses and the same weights, though windows of shards come and go meanwhile."""
+    changes = {"mixture": EVERY, "validation_samples": 5, "kept_models": 1, "checkpoint_every_steps": 2}
+    measuring = with_stage(recipe, LAST, **changes)
+    chosen = HeldOut(num_samples=5, seed=recipe.seed)
+    shard_corpus(corpus, out=str(tmp_path / "one"), cut=Cut(max_samples=2, mixed_shards=32), held_out=chosen)
+    shard_corpus(corpus, out=str(tmp_path / "many"), cut=Cut(max_samples=2, mixed_shards=2), held_out=chosen)
+    folder, one, many = (
+        local.run(measuring, stage=LAST, corpus=place, base=base, out=tmp_path / f"{number}")
+        for number, place in enumerate((corpus, tmp_path / "one", tmp_path / "many"))
+    )
+    assert len(folder.validated) > 2
+    assert one.validated == folder.validated
+    assert one.losses == folder.losses
+    assert one.weights_digest == folder.weights_digest
+    assert [step for step, _ in many.validated] == [step for step, _ in folder.validated]
+    assert many.losses != folder.losses  # in another order
+
+
+def test_a_stage_on_shards_asks_for_no_more_than_they_hold_out(
+    recipe: Recipe, corpus: Path, base: Path, tmp_path: Path
+) -> None:
+    greedy = with_stage(recipe, STAGE, validation_samples=9, kept_models=1)
+    shard_corpus(corpus, out=str(tmp_path / "some"), cut=Cut(), held_out=HeldOut(num_samples=3))
+    loaded = starting_network(greedy, stage=STAGE, corpus=corpus, base=base)
+    with pytest.raises(RecipeError, match=r"validation_samples=9: .* has [1-3] held out .* --held-out 9 or more"):
+        make_feed(greedy, stage=STAGE, corpus=tmp_path / "some", loaded=loaded)
+    feed = make_feed(recipe, stage=STAGE, corpus=tmp_path / "some", loaded=loaded)  # which measures nothing
+    assert feed.held_out(micro_batch=1) == []
+    feed.close()
