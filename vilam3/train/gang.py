@@ -8,7 +8,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,7 +25,7 @@ from vilam3.train.batches import Feed
 from vilam3.train.energy import Meter
 from vilam3.train.expense import Expense, Price, expense_of
 from vilam3.train.kept import KeptModels, take_over
-from vilam3.train.ledger import EVERY_S, EVERY_S_AFAR, Holding, Ledger
+from vilam3.train.ledger import EVERY_S, EVERY_S_AFAR, FOLDER, Holding, Ledger
 from vilam3.train.low_rank import adapt, added_up
 from vilam3.train.order import Control, Order
 from vilam3.train.peers import Peers
@@ -75,7 +75,9 @@ class _Job:
         return self.settings.planned_steps(self.feed.sizes)
 
 
-def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
+def take_part(
+    order: Order, *, peers: Peers, control: Control, on_ledger: Callable[[str], None] | None = None
+) -> StageResult:
     """Train the stage together with the others, go on with it, or take over a finished one.
 
     Raises:
@@ -92,6 +94,8 @@ def take_part(order: Order, *, peers: Peers, control: Control) -> StageResult:
     found: StageResult | None = peers.told(_found(order, inputs) if peers.leads else None)
     if found is not None:
         return found
+    if on_ledger is not None and peers.leads:
+        on_ledger(ledger_uri(order, inputs))
     meter = Meter(peers.device)
     ledger = _ledger(replace(order, began_s=began_s), inputs, meter, peers=peers)
     with contextlib.closing(ledger), repeatable(recipe):
@@ -136,6 +140,11 @@ def _found(order: Order, inputs: dict[str, str]) -> StageResult | None:
 def run_name(stage: str, inputs: dict[str, str]) -> str:
     """Folder of a run's checkpoints: the same inputs find each other, others never meet."""
     return f"{stage}-{digest_of(inputs)[:12]}"
+
+
+def ledger_uri(order: Order, inputs: dict[str, str]) -> str:
+    """Where the records of the stage's time are, see `vilam3.train.ledger`."""
+    return f"{order.checkpoints.rstrip('/')}/{run_name(order.stage, inputs)}/{FOLDER}"
 
 
 def _ledger(order: Order, inputs: dict[str, str], meter: Meter, *, peers: Peers) -> Ledger:

@@ -17,9 +17,8 @@ from vilam3.errors import RecipeError
 from vilam3.objects import open_store
 from vilam3.recipe import Recipe, parse_resolved
 from vilam3.train import local
-from vilam3.train.gang import run_name
+from vilam3.train.gang import ledger_uri, run_name
 from vilam3.train.kept import take_over
-from vilam3.train.ledger import FOLDER
 from vilam3.train.order import Order
 from vilam3.train.peers import Peers
 from vilam3.train.preflight import Check, examine
@@ -109,7 +108,7 @@ def run(  # noqa: PLR0913 - inputs, output, and who is told
         out: Where the finished stage goes.
         how: Launcher, workers, strategy, and what else does not touch the result.
         on_progress: Called with step, steps, loss and seconds left.
-        on_ledger: Called by the launcher on Ray with the URI of the time's records, before the members start.
+        on_ledger: Called with the URI of the time's records, by who leads or launches others.
 
     Raises:
         VilaM3Error: see `vilam3.train.local.run` and `vilam3.train.gang.take_part`.
@@ -130,13 +129,13 @@ def run(  # noqa: PLR0913 - inputs, output, and who is told
     if how.launcher == "torchrun":
         from vilam3.train import torchrun  # noqa: PLC0415 - a launcher is loaded when it is chosen
 
-        result = torchrun.run(order, on_progress=on_progress)
+        result = torchrun.run(order, on_progress=on_progress, on_ledger=on_ledger)
     else:
         inputs = inputs_of(recipe, stage=stage, corpus=brought_corpus(corpus), base=brought(base) if base else None)
         if (found := finished(out, inputs)) is not None:
             return found
         if on_ledger is not None:
-            on_ledger(f"{order.checkpoints.rstrip('/')}/{run_name(stage, inputs)}/{FOLDER}")
+            on_ledger(ledger_uri(order, inputs))
         from vilam3.train import on_ray  # noqa: PLC0415 - Ray takes seconds to import
 
         result = on_ray.run(order, workers=how.workers or recipe.stage(stage).devices, on_progress=on_progress)

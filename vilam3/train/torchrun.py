@@ -3,7 +3,7 @@
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -40,8 +40,10 @@ class Signals:
         return self.stop.is_set()
 
 
-def run(order: Order, *, on_progress: OnProgress | None = None) -> StageResult:
-    """Train the stage as one of the processes that were started for it.
+def run(
+    order: Order, *, on_progress: OnProgress | None = None, on_ledger: Callable[[str], None] | None = None
+) -> StageResult:
+    """Train the stage as one of the processes that were started for it; `on_ledger` is as of `launch.run`.
 
     Raises:
         RecipeError: this process was not started as one of several.
@@ -49,7 +51,7 @@ def run(order: Order, *, on_progress: OnProgress | None = None) -> StageResult:
     """
     signals = Signals(on_progress=on_progress)
     with _joining() as peers, on_termination(signals.stop):
-        return take_part(order, peers=peers, control=signals)
+        return take_part(order, peers=peers, control=signals, on_ledger=on_ledger)
 
 
 def preflight(order: Order) -> tuple[Check, ...]:

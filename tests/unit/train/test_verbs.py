@@ -2,15 +2,20 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.unit.serving.live import free_port
 from vilam3.artifacts import write_json
 from vilam3.cli import promote, register, train
-from vilam3.errors import CheckpointError, GateError, PreemptedError, RecipeError
+from vilam3.errors import CheckpointError, DataError, GateError, PreemptedError, RecipeError
+from vilam3.objects import open_store
 from vilam3.recipe import Recipe, load
 from vilam3.train import news
+from vilam3.train.expense import expense_of
+from vilam3.train.ledger import attempts
 
 PARSER = argparse.ArgumentParser()
 VERBS = PARSER.add_subparsers()
@@ -128,6 +133,29 @@ def test_training_leaves_its_news_where_it_is_told(recipe_file: Path, corpus: Pa
     told = news.heard(place)
     assert told is not None
     assert (told.step, told.steps, told.model, told.kind) == (2, 2, out.as_uri(), "")
+
+
+def test_a_process_of_a_job_tells_where_its_time_went_though_it_fails(
+    recipe_file: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of those that Kubeflow Trainer starts; who watches the job then knows what it has cost."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**alone, "MASTER_PORT": str(free_port())}.items():
+        monkeypatch.setenv(name, value)
+    damaged = shutil.copytree(corpus, tmp_path / "corpus")
+    for picture in (damaged / "images").iterdir():
+        picture.write_bytes(b"no picture")
+    place = f"{tmp_path.as_uri()}/launched/job.json"
+    words: list[str | Path] = ["--recipe", recipe_file, "--stage", "stage1_align", "--corpus", damaged, "--no-tracking"]
+    words += ["--out", tmp_path / "stage1", "--launcher", "torchrun", "--news", place]
+    with pytest.raises(DataError):
+        vilam3("train", *words, "--checkpoints", (tmp_path / "checkpoints").as_uri())
+    told = news.heard(place)
+    assert told is not None
+    assert told.kind == "DataError"
+    store, _, name = told.ledger.rpartition("/")
+    found = expense_of(attempts(open_store(store), name), price=None)
+    assert found.held_s > 0
 
 
 def test_training_that_nobody_watches_saves_its_state_and_ends(
