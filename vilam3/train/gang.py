@@ -6,36 +6,30 @@ step and the weight of every token in its loss are those of one process with one
 
 import contextlib
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import torch
-
-from vilam3.artifacts import whole_directory, write_json
 from vilam3.errors import DivergedError, PreemptedError, UserError
-from vilam3.model import checkpoint
 from vilam3.model.checkpoint import Loaded
 from vilam3.objects import open_store
 from vilam3.recipe import Recipe, parse_resolved
-from vilam3.settings import Stage
+from vilam3.train import writing
 from vilam3.train.ahead import Ahead
 from vilam3.train.batches import Feed
 from vilam3.train.energy import Meter
-from vilam3.train.expense import Expense, Price, expense_of
+from vilam3.train.job import Job
 from vilam3.train.kept import KeptModels, take_over
 from vilam3.train.ledger import EVERY_S, EVERY_S_AFAR, FOLDER, Holding, Ledger
-from vilam3.train.low_rank import adapt, added_up
+from vilam3.train.low_rank import adapt
 from vilam3.train.order import Control, Order
 from vilam3.train.peers import Peers
-from vilam3.train.plan import planned
 from vilam3.train.preflight import examine, refuse_unless_fit
-from vilam3.train.record import STAGE_FILE, StageResult, digest_of, final_loss, weights_digest
+from vilam3.train.record import StageResult, digest_of
 from vilam3.train.runlog import RunLog, open_tracker
 from vilam3.train.sharded import Checkpoints
 from vilam3.train.sources import brought, brought_corpus, inputs_of, make_feed, starting_network
-from vilam3.train.stage import drop_other_work, finished, link, repeatable, work_folder
+from vilam3.train.stage import drop_other_work, finished, repeatable, work_folder
 from vilam3.train.state import Position
 from vilam3.train.step import (
     Batch,
@@ -47,32 +41,8 @@ from vilam3.train.step import (
     rate_factor,
     refuse_too_many,
 )
-from vilam3.train.strategy import Strategy, make_strategy
+from vilam3.train.strategy import make_strategy
 from vilam3.train.validation import Validated, is_over, loss_over
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Job:
-    """A stage as one member sees it."""
-
-    order: Order
-    recipe: Recipe
-    settings: Stage
-    inputs: dict[str, str]
-    loaded: Loaded
-    feed: Feed
-    ahead: Ahead
-    strategy: Strategy
-    checkpoints: Checkpoints
-    models: KeptModels
-    peers: Peers
-    control: Control
-    ledger: Ledger
-    meter: Meter
-
-    @property
-    def steps(self) -> int:
-        return self.settings.planned_steps(self.feed.sizes)
 
 
 def take_part(
@@ -112,14 +82,14 @@ def take_part(
             steps=job.steps,
         )
         try:
-            return _finish(job, _train(job, diary), diary)
+            return writing.finish(job, _train(job, diary), diary)
         except DivergedError:
-            job.checkpoints.settle()  # the last good one is to be whole
-            diary.log_numbers(_expense(job).numbers())
+            writing.settle(job, diary)  # the last good one is to be whole
+            diary.log_numbers(writing.expense(job).numbers())
             diary.finish(succeeded=False)
             raise
         except UserError:
-            diary.log_numbers(_expense(job).numbers())
+            diary.log_numbers(writing.expense(job).numbers())
             diary.finish(succeeded=False)
             raise
         finally:
@@ -173,7 +143,7 @@ def _job(  # noqa: PLR0913 - all that a stage is
     control: Control,
     ledger: Ledger,
     meter: Meter,
-) -> _Job:
+) -> Job:
     settings = recipe.stage(order.stage)
     model = loaded.model.train()
     freeze(model, trainable=settings.trainable)
@@ -191,7 +161,7 @@ def _job(  # noqa: PLR0913 - all that a stage is
         sizes = {"global_batch": settings.global_batch, "micro_batch": settings.micro_batch}
         return feed.batches(step, **sizes, rank=peers.rank, world_size=peers.world_size)
 
-    return _Job(
+    return Job(
         order=order,
         recipe=recipe,
         settings=settings,
@@ -209,10 +179,10 @@ def _job(  # noqa: PLR0913 - all that a stage is
     )
 
 
-def _train(job: _Job, diary: RunLog) -> Position:
+def _train(job: Job, diary: RunLog) -> Position:
     position = job.checkpoints.resume(job.strategy)
     job.feed.unreadable_before = frozenset(position.skipped)
-    _tell(job, diary, position)
+    writing.tell(job, diary, position)
     job.ledger.begun(position.step)
     started, first = time.monotonic() - position.seconds, position
     losses = list(position.losses)
@@ -227,6 +197,8 @@ def _train(job: _Job, diary: RunLog) -> Position:
             left = (seconds - first.seconds) / (step + 1 - first.step) * (job.steps - step - 1)
             with job.ledger.spent("saving"):
                 job.control.report(step + 1, job.steps, loss, left)
+            if job.checkpoints.is_settled():
+                writing.settle(job, diary)
         is_due = position.step % job.settings.checkpoint_every_steps == 0 and position.step < job.steps
         if is_due or step + 1 == job.steps:
             position = _validated(job, diary, position)
@@ -234,9 +206,9 @@ def _train(job: _Job, diary: RunLog) -> Position:
             with job.ledger.spent("checkpoint"):
                 position = replace(position, skipped=_skipped(job))
         if is_due or stops:
-            _save(job, diary, position, keep_model=is_due)
+            writing.save(job, position, keep_model=is_due)
         if stops:
-            job.checkpoints.settle()
+            writing.settle(job, diary)
             job.peers.meet()
             raise PreemptedError(
                 f"stage {job.order.stage}: asked to end at step {position.step} of {job.steps}; the state is saved, "
@@ -245,7 +217,7 @@ def _train(job: _Job, diary: RunLog) -> Position:
     return position
 
 
-def _step(job: _Job, step: int) -> tuple[float, bool]:
+def _step(job: Job, step: int) -> tuple[float, bool]:
     """The loss of a step, and whether any member was asked to end."""
     with job.ledger.spent("data"):
         batches = job.ahead(step)
@@ -265,7 +237,7 @@ def _step(job: _Job, step: int) -> tuple[float, bool]:
         return _learned(job, step, batches, num_targets=int(sum(targets))), any(stops)
 
 
-def _learned(job: _Job, step: int, batches: list[Batch], *, num_targets: int) -> float:
+def _learned(job: Job, step: int, batches: list[Batch], *, num_targets: int) -> float:
     """The loss of the step, after which the weights have moved."""
     losses = job.strategy.add_gradients(batches, num_targets=num_targets)
     loss = sum(share for (share,) in job.peers.all_of([sum(losses)]))
@@ -277,7 +249,7 @@ def _learned(job: _Job, step: int, batches: list[Batch], *, num_targets: int) ->
     return loss
 
 
-def _validated(job: _Job, diary: RunLog, position: Position) -> Position:
+def _validated(job: Job, diary: RunLog, position: Position) -> Position:
     """With the loss on held-out samples, where there are any."""
     if not job.settings.validation_samples:
         return position
@@ -295,13 +267,13 @@ def _validated(job: _Job, diary: RunLog, position: Position) -> Position:
     return replace(position, validated=(*position.validated, Validated(step=position.step, loss=loss)))
 
 
-def _skipped(job: _Job) -> tuple[str, ...]:
+def _skipped(job: Job) -> tuple[str, ...]:
     """Samples left out by anyone so far."""
     found = job.peers.gathered(sorted(job.feed.unreadable))
     return tuple(sorted(job.feed.unreadable_before.union(*found)))
 
 
-def _refuse_unless_finite(job: _Job, value: float, step: int, batches: Sequence[Batch], losses: list[float]) -> None:
+def _refuse_unless_finite(job: Job, value: float, step: int, batches: Sequence[Batch], losses: list[float]) -> None:
     """Name the samples of the parts that went wrong, whoever computed them."""
     if math.isfinite(value):
         return
@@ -309,102 +281,3 @@ def _refuse_unless_finite(job: _Job, value: float, step: int, batches: Sequence[
         name for batch, loss in zip(batches, losses, strict=True) if not math.isfinite(loss) for name in batch.samples
     ]
     raise diverged(value, step=step + 1, samples=[name for one in job.peers.gathered(own) for name in one])
-
-
-def _save(job: _Job, diary: RunLog, position: Position, *, keep_model: bool) -> None:
-    """Weights first, state last: a state that exists has its weights."""
-    if keep_model and job.settings.kept_models:
-        with job.ledger.spent("saving"):
-            whole = _whole_network(job)
-            if whole is not None:
-                job.models.save(whole, position.step)
-    with job.ledger.spent("checkpoint"):
-        job.checkpoints.save(job.strategy, position)
-    job.ledger.saved(position.step)
-    _tell(job, diary, position)
-
-
-def _tell(job: _Job, diary: RunLog, position: Position) -> None:
-    if job.peers.leads:
-        with job.ledger.spent("saving"):
-            job.models.tell(diary, position)
-
-
-def _whole_network(job: _Job) -> Loaded | None:
-    """The network in the leader's memory, in float32 as one process keeps it; nothing for the others."""
-    weights = {}
-    for name, weight in job.strategy.network():
-        if job.peers.leads:
-            weights[name] = weight.to("cpu", torch.float32, copy=True)
-    return added_up(job.loaded, job.settings, weights) if job.peers.leads else None
-
-
-def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
-    with job.ledger.spent("checkpoint"):
-        job.checkpoints.settle()  # who was superseded hears of it here, before it would put anything at the output
-    with job.ledger.spent("saving"):
-        whole, result = _whole_network(job), None
-        if whole is not None:
-            result = _written(job, position, diary, whole)
-    if result is not None:
-        with job.ledger.spent("saving"):
-            result = replace(result, expense=_expense(job, steps=position.step))
-        write_json(job.order.out / STAGE_FILE, result.to_json())  # with what it took to write it
-        job.models.tell_result()
-        diary.log_numbers(result.expense.numbers() if result.expense else {})
-        job.ledger.clear()
-        shutil.rmtree(job.models.work, ignore_errors=True)
-    job.checkpoints.clear()
-    job.strategy.close()
-    told: StageResult = job.peers.told(result)
-    return told
-
-
-def _written(job: _Job, position: Position, diary: RunLog, whole: Loaded) -> StageResult:
-    """The finished stage at the output, and told: the best on held-out samples, else the last one."""
-    best = job.models.best(position)
-    with whole_directory(job.order.out) as partial:
-        if best is not None:
-            shutil.copytree(best, partial, copy_function=link, dirs_exist_ok=True)
-        else:
-            checkpoint.save(whole, partial)
-        best_step = 0 if best is None else int(best.name.removeprefix("step-"))
-        result = _result(job, position, best_step=best_step, digest=weights_digest(partial))
-        job.models.hand_over(partial)
-        write_json(partial / STAGE_FILE, result.to_json())
-    job.models.finish(diary, position, step=result.weights_step)
-    diary.log_losses(position.losses)
-    diary.finish(succeeded=True)
-    return result
-
-
-def _expense(job: _Job, *, steps: int = 0) -> Expense:
-    """So far."""
-    foreseen = planned(job.recipe, job.order.stage, sizes_known=job.feed.sizes, device=job.meter.name)
-    return expense_of(job.ledger.attempts(), steps=steps, planned=foreseen, price=Price.here())
-
-
-def _result(job: _Job, position: Position, *, best_step: int, digest: str) -> StageResult:
-    return StageResult(
-        name=job.order.stage,
-        recipe=job.recipe.name,
-        steps=position.step,
-        samples=position.step * job.settings.global_batch,
-        seconds=round(position.seconds, 3),
-        final_loss=final_loss(position.losses[: best_step or None]),
-        losses=position.losses,
-        inputs=job.inputs,
-        inputs_digest=digest_of(job.inputs),
-        weights_digest=digest,
-        skipped=position.skipped,
-        validated=tuple((one.step, one.loss) for one in position.validated),
-        best_step=best_step,
-        expense=_expense(job, steps=position.step),
-        settings={
-            "strategy": job.order.strategy,
-            "workers": str(job.peers.world_size),
-            "checkpoint_stall_s": f"{job.checkpoints.stalled_s:.3f}",
-            "data_wait_s": f"{job.ahead.waited_s:.3f}",
-            "torch": str(torch.__version__),
-        },
-    )

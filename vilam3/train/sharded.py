@@ -49,7 +49,7 @@ class Shard:
 
 
 class Checkpoints:
-    """The checkpoints of one run; every public method is called by all members together."""
+    """The checkpoints of one run; what is public is called by all members together, if it does not say otherwise."""
 
     def __init__(self, store: ObjectStore, *, run: str, inputs_digest: str, peers: Peers) -> None:
         """Take the run over: whoever wrote here before stops at its next checkpoint."""
@@ -59,15 +59,18 @@ class Checkpoints:
         self._peers = peers
         self._token = uuid.uuid4().hex
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: Future[None] | None = None
+        self._writing: Future[Position] | None = None
         self.stalled_s = 0.0
         if peers.leads:
             patiently(lambda: store.put(f"{run}/{OWNER}", json.dumps({"token": self._token}).encode()))
             self._sweep()
         peers.meet()
 
-    def save(self, strategy: Strategy, position: Position) -> None:
-        """Copy what this member is to write, and write it while training goes on."""
+    def save(self, strategy: Strategy, position: Position, *, first: Callable[[], object] | None = None) -> None:
+        """Copy what this member is to write, and write it while training goes on, after it has done what goes `first`.
+
+        So a checkpoint that counts has with it whatever the leader was to write before.
+        """
         started = time.monotonic()
         self.settle()
         owners = _owners(strategy.shapes, self._peers.world_size)
@@ -77,19 +80,27 @@ class Checkpoints:
                 value = strategy.full(name, kind)
                 if owner == self._peers.rank:
                     own[f"{kind}/{name}"] = value.to("cpu", torch.float32, copy=True).contiguous()
-        self._writing = self._writer.submit(self._write, own, position)
+        self._writing = self._writer.submit(self._write, own, position, first)
         self.stalled_s += time.monotonic() - started
 
-    def settle(self) -> None:
+    def settle(self) -> Position | None:
         """Wait until this member's part of the last checkpoint is written, for the leader until all of it counts.
+
+        Returns:
+            That checkpoint's; None where nothing was being written.
 
         Raises:
             ArtifactError: it could not be written.
             SupersededError: another process has taken the run over.
         """
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            writing.result()
+        if self._writing is None:
+            return None
+        writing, self._writing = self._writing, None
+        return writing.result()
+
+    def is_settled(self) -> bool:
+        """Whether `settle` would not wait; of one member alone."""
+        return self._writing is None or self._writing.done()
 
     def resume(self, strategy: Strategy) -> Position:
         """Load the newest checkpoint that is whole; the start where there is none."""
@@ -121,7 +132,9 @@ class Checkpoints:
         """End the writing thread; what it is writing is not awaited."""
         self._writer.shutdown(wait=False, cancel_futures=True)
 
-    def _write(self, own: Mapping[str, Tensor], position: Position) -> None:
+    def _write(self, own: Mapping[str, Tensor], position: Position, first: Callable[[], object] | None) -> Position:
+        if first is not None:
+            first()
         place = f"{self._run}/{_place(position.step)}"
         names = [f"shard-{rank:05d}-of-{self._peers.world_size:05d}" for rank in range(self._peers.world_size)]
         mine = names[self._peers.rank]
@@ -140,6 +153,7 @@ class Checkpoints:
         patiently(lambda: self._store.put(f"{place}/{mine}.json", told))
         if self._peers.leads:
             self._commit(place, names, position)
+        return position
 
     def _commit(self, place: str, names: list[str], position: Position) -> None:
         shards = [json.loads(self._awaited(f"{place}/{name}.json")) for name in names]

@@ -1,6 +1,7 @@
 """Checkpoints by name, with one member: what is kept, what counts, and what another strategy's would find."""
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -74,6 +75,34 @@ def test_what_changes_after_saving_is_not_in_the_checkpoint(store: FolderStore, 
     saving.settle()
     checkpoints(store).resume(moved)
     assert torch.equal(moved.full(name, "weight"), before)
+
+
+def test_a_checkpoint_counts_after_what_is_written_first_and_nobody_waits_for_it(
+    store: FolderStore, moved: Replicated, tmp_path: Path
+) -> None:
+    """As a model that is kept beside it; training goes on meanwhile."""
+    written, saving = threading.Event(), checkpoints(store)
+    saving.save(moved, Position(step=1, losses=(5.5,)), first=written.wait)
+    assert not saving.is_settled()
+    assert not list(tmp_path.rglob("manifest.json"))
+    written.set()
+    assert saving.settle() == Position(step=1, losses=(5.5,))
+    assert saving.is_settled()
+    assert saving.settle() is None
+    assert list(tmp_path.rglob("manifest.json"))
+
+
+def test_without_what_was_to_be_written_first_there_is_no_checkpoint(
+    store: FolderStore, moved: Replicated, tmp_path: Path
+) -> None:
+    def full() -> None:
+        raise ArtifactError("disk full")
+
+    saving = checkpoints(store)
+    saving.save(moved, Position(step=1, losses=(5.5,)), first=full)
+    with pytest.raises(ArtifactError, match="disk full"):
+        saving.settle()
+    assert not list(tmp_path.rglob("manifest.json"))
 
 
 def test_two_are_kept_and_all_are_removed_in_the_end(store: FolderStore, moved: Replicated, tmp_path: Path) -> None:
