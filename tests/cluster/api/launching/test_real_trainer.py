@@ -1,6 +1,7 @@
 """A TrainJob under the real Trainer and JobSet: their webhooks take it, and they make its pods and read their ends."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,65 @@ def test_a_pod_that_is_killed_fails_it_for_good_and_is_named(real: Bench) -> Non
     _end(real, second, code=137, reason="OOMKilled")
     assert launcher.code() == 1, launcher.log.read_text("utf-8")
     assert launcher.said(f"want of memory (pod {second['metadata']['name']} on gpu-1)")
+
+
+def test_a_queue_takes_its_machines_away_and_gives_others_later(real: Bench) -> None:
+    """As Kueue does for somebody who matters more; JobSet then removes its pods, and makes others."""
+    launcher = real.start("run-4", options=["--workers", str(WORKERS)])
+    launcher.await_words("queued")
+    before = {pod["metadata"]["uid"] for pod in _started(real)}
+    real.tell(News(step=1, steps=3, loss=0.7, seconds_left=2.0))
+    launcher.await_words("1/3")
+    _suspend(real, suspend=True)
+    until(lambda: _ended(real, before), "its pods are still there")
+    until(lambda: launcher.log.read_text("utf-8").count("queued") > 1, "it is not queued again")
+    _suspend(real, suspend=False)
+    pods = _started(real)
+    assert not before & {pod["metadata"]["uid"] for pod in pods}
+    model = real.leave_model()
+    for pod in pods:
+        _end(real, pod, code=0, reason="Completed")
+    assert launcher.result()["out"] == model
+
+
+def test_it_goes_with_its_pods_when_its_launcher_is_asked_to_end(real: Bench) -> None:
+    """And only with them: until the last has saved, a job of this name holds machines, and no other is made."""
+    launcher = real.start("run-5", options=["--workers", str(WORKERS)])
+    launcher.await_words("queued")
+    pods = {pod["metadata"]["uid"] for pod in _started(real)}
+    launcher.await_words("starting")
+    launcher.process.send_signal(signal.SIGTERM)
+    assert launcher.code() == 75, launcher.log.read_text("utf-8")
+    until(lambda: all("deletionTimestamp" in pod["metadata"] for pod in _pods(real)), "its pods are not asked to end")
+    (before,) = real.jobs()
+    assert "deletionTimestamp" in before["metadata"]
+    again = real.start("run-5", options=["--workers", str(WORKERS)])
+    until(lambda: _ended(real, pods), "its pods are still there")
+    again.await_words("queued")
+    assert real.job()["metadata"]["uid"] != before["metadata"]["uid"]
+
+
+def test_a_runtime_that_is_not_there_is_named(real: Bench) -> None:
+    told = json.loads(real.template.read_text("utf-8"))
+    told["spec"]["runtimeRef"]["name"] = "no-such-runtime"
+    real.template.write_text(json.dumps(told), "utf-8")
+    launcher = real.start("run-6", options=["--workers", str(WORKERS)])
+    assert launcher.code() == 1, launcher.log.read_text("utf-8")
+    assert launcher.said("no-such-runtime")
+    assert not real.jobs()
+
+
+def _suspend(bench: Bench, *, suspend: bool) -> None:
+    name = bench.job()["metadata"]["name"]
+    change = f"--patch={json.dumps({'spec': {'suspend': suspend}})}"
+    bench.kubectl("patch", "trainjobs", name, f"--namespace={PIPELINES}", "--type=merge", change)
+
+
+def _ended(bench: Bench, uids: set[str]) -> bool:
+    """Whether none of these pods is left; those that were asked to end do so now, as the kubelet has it."""
+    told = json.loads(bench.kubectl("get", "pods", f"--namespace={PIPELINES}", "--output=json"))
+    for pod in told["items"]:
+        if "deletionTimestamp" in pod["metadata"]:
+            force = ("--ignore-not-found", "--force", "--grace-period=0")
+            bench.kubectl("delete", "pod", pod["metadata"]["name"], f"--namespace={PIPELINES}", *force)
+    return not uids & {pod["metadata"]["uid"] for pod in told["items"]}
