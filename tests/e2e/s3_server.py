@@ -55,10 +55,10 @@ class S3:
 def s3_server(folder: Path) -> Iterator[S3]:
     """Serve `folder`. Skips the test where the server cannot run, and says why."""
     program, port = _program(), free_port()
-    attributes = _attributes(folder)
     access_key, secret_key = "test", secrets.token_hex(16)
     buckets = folder / "buckets"
     buckets.mkdir(parents=True)
+    attributes = _attributes(folder)
     root = {"ROOT_ACCESS_KEY": access_key, "ROOT_SECRET_KEY": secret_key}
     command = [program, "--port", f"127.0.0.1:{port}", "posix", *attributes, str(buckets)]
     log = folder / "log"
