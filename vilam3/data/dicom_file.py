@@ -30,6 +30,7 @@ MAGIC = b"DICM"
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 GREY = {"MONOCHROME1", "MONOCHROME2"}
 MOST_FRAMES = 100_000
+RUST = "pyo3_runtime"  # module of what a decoder written in Rust raises when it panics, which is no `Exception`
 _CUT = "the file is damaged or was cut in transfer; send it again"
 
 # Both quote values of tags, patients' names among them; what matters is checked here.
@@ -55,8 +56,10 @@ def translated(where: str) -> Iterator[None]:
             yield
     except DataError:
         raise
-    except Exception:  # noqa: BLE001 - parsers and decoders of hostile bytes raise anything; this is the boundary
-        # `from None`: the original message may quote the patient's name.
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__module__ != RUST:
+            raise
+        # Parsers and decoders of hostile bytes raise anything. `from None`: they may quote the patient's name.
         raise DataError(f"{where}: not readable as DICOM; {_CUT}") from None
 
 

@@ -328,6 +328,14 @@ def test_rle_written_by_pydicom_reads_back(tmp_path: Path) -> None:
     assert read_study(folder).digest == plain.digest
 
 
+def test_rle_that_holds_more_than_its_header_says_is_refused(tmp_path: Path) -> None:
+    """The decoder panics, and what it raises then would end whoever expects an `Exception`."""
+    dataset = pydicom.dcmread(make.real_file("MR_small_RLE.dcm"))
+    dataset.Rows //= 2
+    with pytest.raises(DataError, match="not readable as DICOM"):
+        read_study(make.save(dataset, tmp_path / "x.dcm"))
+
+
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.9, 0.98])
 def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     data = make.real_file("CT_small.dcm").read_bytes()

@@ -27,7 +27,7 @@ RECIPE = ROOT / "pipelines" / "recipes" / "tiny.toml"
 STAGE = "stage1_align"
 BUCKET = "training"
 ACCOUNT = "pipeline-runner"  # as KFP names it
-WORKER = "worker"  # name of its pod
+WORKER, NODE = "worker", "gpu-1"  # names of its pod and of the machine that it is on
 SHORT_S = 8  # of the deadlines
 
 
@@ -182,7 +182,7 @@ class Bench:
         self.set_status(self.operator.succeeded())
         return model
 
-    def place(self, status: Mapping[str, Any] | None = None, *, node: str = "gpu-1") -> None:
+    def place(self, status: Mapping[str, Any] | None = None, *, node: str = NODE) -> None:
         """A worker has a machine, or waits for one where `node` is empty."""
         name = self.job()["metadata"]["name"]
         found = self.kubectl("get", "pods", f"--namespace={PIPELINES}", "--output=name")

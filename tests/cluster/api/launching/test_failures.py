@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.api.launching.bench import SHORT_S, Bench, disrupted
+from tests.cluster.api.launching.bench import NODE, SHORT_S, Bench, disrupted
 from vilam3.launch.job import NEWS
 from vilam3.objects import open_store
 from vilam3.tracking import connect
@@ -23,7 +23,7 @@ def _ended(reason: str, code: int) -> dict[str, Any]:
 
 # What happened: what the operator passes on, status of a worker, news; exit code and words.
 CASES: Mapping[str, tuple[str, Mapping[str, Any], News | None, int, str]] = {
-    "host-memory": ("", _ended("OOMKilled", 137), None, 1, "want of memory (pod worker on gpu-1)"),
+    "host-memory": ("", _ended("OOMKilled", 137), None, 1, f"want of memory (pod worker on {NODE})"),
     "killed": ("", _ended("Error", 137), None, 75, "killed from outside"),
     "preempted": ("", {"disrupted": "PreemptionByScheduler"}, None, 75, "more importance"),
     "node-lost": ("", {"disrupted": "DeletionByTaintManager"}, None, 75, "a machine was lost"),

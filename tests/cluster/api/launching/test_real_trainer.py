@@ -11,7 +11,7 @@ import yaml
 
 from tests.chart import objects
 from tests.cluster.api.conftest import PIPELINES, Kubectl
-from tests.cluster.api.launching.bench import Bench, until
+from tests.cluster.api.launching.bench import NODE, Bench, until
 from tests.cluster.api.launching.controllers import running
 from vilam3.launch.back_end import RECIPE_VARIABLE
 from vilam3.launch.job import PER_POD, STALLED, STARTING
@@ -67,7 +67,7 @@ def _started(bench: Bench) -> list[dict[str, Any]]:
     until(lambda: len(_pods(bench)) == WORKERS, "there are no pods")
     for pod in _pods(bench):
         name = pod["metadata"]["name"]
-        target = {"apiVersion": "v1", "kind": "Node", "name": "gpu-1"}
+        target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
         binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
         path = f"/api/v1/namespaces/{PIPELINES}/pods/{name}/binding"
         bench.kubectl("create", f"--raw={path}", "--filename=-", stdin=json.dumps(binding))
@@ -141,7 +141,7 @@ def test_a_pod_that_is_killed_fails_it_for_good_and_is_named(real: Bench) -> Non
     real.tell(News(step=1, steps=3, kind="PreemptedError", message="asked to end"))
     _end(real, second, code=137, reason="OOMKilled")
     assert launcher.code() == 1, launcher.log.read_text("utf-8")
-    assert launcher.said(f"want of memory (pod {second['metadata']['name']} on gpu-1)")
+    assert launcher.said(f"want of memory (pod {second['metadata']['name']} on {NODE})")
 
 
 def test_a_queue_takes_its_machines_away_and_gives_others_later(real: Bench) -> None:
