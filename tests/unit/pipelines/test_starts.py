@@ -17,11 +17,17 @@ from vilam3.objects import FolderStore
 DIGESTS = Digests(data="d", recipe="r", base="b")
 
 
-@pytest.fixture
-def published(endpoint: str, tmp_path: Path) -> str:
-    """The real pipeline, compiled and published; its version."""
-    package = tmp_path / "retrain.yaml"
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real pipeline, compiled."""
+    package = tmp_path_factory.mktemp("compiled") / "retrain.yaml"
     assert main(["pipeline", "compile", "--pipeline", "retrain", "--recipe", str(TINY), "--out", str(package)]) == 0
+    return package
+
+
+@pytest.fixture
+def published(endpoint: str, package: Path) -> str:
+    """Its version on the server."""
     return Server(endpoint).publish(package)[1]
 
 
