@@ -18,13 +18,13 @@ def plan(layout: Layout, *, say: Callable[[str], None]) -> Plan:
     """Make certificates and kubeconfig, and say what the supervisor is to run."""
     addresses = Addresses.loopback()
     given = control_plane.credentials(layout, addresses=addresses)
-    children = control_plane_children(layout, addresses=addresses, given=given, say=say)
+    children = control_plane_children(layout, addresses=addresses, given=given, say=say, has_nodes=False)
     confined = [Child(name=child.name, command=[*confinement(), *child.command]) for child in children]
     return Plan(level="api", addresses=addresses, children=confined)
 
 
 def control_plane_children(
-    layout: Layout, *, addresses: Addresses, given: Credentials, say: Callable[[str], None]
+    layout: Layout, *, addresses: Addresses, given: Credentials, say: Callable[[str], None], has_nodes: bool = True
 ) -> list[Child]:
     """The control plane at `addresses`, with the kubeconfigs of its controllers and of whoever uses the cluster."""
     programs = {name: tools.path(name, say=say) for name in control_plane.PROGRAMS}
@@ -38,7 +38,9 @@ def control_plane_children(
         authority=given.authority.files.certificate,
         client=administrator,
     )
-    return control_plane.children(layout, addresses=addresses, given=given, programs=programs, controllers=controllers)
+    return control_plane.children(
+        layout, addresses=addresses, given=given, programs=programs, controllers=controllers, has_nodes=has_nodes
+    )
 
 
 def confinement() -> list[str]:

@@ -10,6 +10,8 @@ from infra.cluster.layout import Layout
 from infra.cluster.plan import LOOPBACK, Addresses, Child
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
+# Or pods that are told to be on some machine are removed, some time or other, because nobody knows that machine.
+WITHOUT_NODES = ("--controllers=*,-pod-garbage-collector-controller",)
 DOMAIN = "cluster.local"
 ADMINISTRATORS = "system:masters"
 FRONT_PROXY = "front-proxy-client"
@@ -63,7 +65,13 @@ def client_kubeconfig(
 
 
 def children(
-    layout: Layout, *, addresses: Addresses, given: Credentials, programs: dict[str, Path], controllers: Path
+    layout: Layout,
+    *,
+    addresses: Addresses,
+    given: Credentials,
+    programs: dict[str, Path],
+    controllers: Path,
+    has_nodes: bool = True,
 ) -> list[Child]:
     """The programs of the control plane with their whole command lines.
 
@@ -73,11 +81,15 @@ def children(
         given: Certificates and keys.
         programs: Path of each of `PROGRAMS`.
         controllers: Kubeconfig of the controller manager.
+        has_nodes: Whether there will be any.
     """
     lines = {
         "etcd": etcd_options(layout, addresses=addresses, given=given),
         "kube-apiserver": apiserver_options(addresses=addresses, given=given),
-        "kube-controller-manager": controller_options(addresses=addresses, given=given, client=controllers),
+        "kube-controller-manager": [
+            *controller_options(addresses=addresses, given=given, client=controllers),
+            *([] if has_nodes else WITHOUT_NODES),
+        ],
     }
     return [Child(name=name, command=[str(programs[name]), *options]) for name, options in lines.items()]
 

@@ -80,6 +80,7 @@ class Watch:
         self._said = ("", float("-inf"))
         self._marked_at = float("-inf")
         self._place: tuple[Phase, int] | None = None
+        self._is_broken = False
         self._held_s = self._broken_s = self._blind_s = 0.0  # in this place, so broken, without an answer
 
     def until_over(self, stop: threading.Event) -> Seen:
@@ -137,13 +138,15 @@ class Watch:
         is_new_phase = self._place is None or place[0] != self._place[0]
         self._place = place
         standing = [finding for finding in found.findings if finding.is_standing]
+        is_new_trouble = bool(standing) and not self._is_broken
+        self._is_broken = bool(standing)
         self._broken_s = self._broken_s + took if standing else 0.0
         known = {finding for _, finding in self._incidents}
         now = time.monotonic()
         self._incidents += [
             (now, one) for one in found.findings if not one.is_standing and one not in known
         ]  # fmt: skip
-        self._tell(_line(found, self._held_s), at_once=is_new_phase)
+        self._tell(_line(found, self._held_s), at_once=is_new_phase or is_new_trouble)
 
     def _overdue(self, found: Observation) -> Failure | None:
         """What lasts too long, if anything does."""

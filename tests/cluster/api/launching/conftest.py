@@ -11,7 +11,7 @@ import yaml
 from infra.cluster import manifests
 from tests.chart import objects, of_kind, render
 from tests.cluster.api.conftest import PIPELINES, Kubectl
-from tests.cluster.api.launching.bench import ACCOUNT, BUCKET, NODE, SHORT_S, Bench, launches
+from tests.cluster.api.launching.bench import ACCOUNT, BUCKET, SHORT_S, Bench, launches
 from tests.cluster.api.launching.operators import OPERATORS, Operator
 from tests.e2e.s3_server import S3, s3_server
 from vilam3.launch.job import STALLED, STARTING
@@ -58,15 +58,6 @@ def steps_account(kubeconfig: Path, launching_chart: str, tmp_path_factory: pyte
     yield file
     kubectl("delete", "serviceaccount", ACCOUNT, f"--namespace={PIPELINES}")
     kubectl("delete", "--filename=-", stdin=yaml.safe_dump_all(rights))
-
-
-@pytest.fixture(scope="package", autouse=True)
-def machine(kubeconfig: Path) -> Iterator[None]:
-    """What pods are told to be on; Kubernetes removes those of a machine that it does not know, some time or other."""
-    told = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
-    manifests.kubectl(kubeconfig, ["create", "--filename=-"], stdin=json.dumps(told))
-    yield
-    manifests.kubectl(kubeconfig, ["delete", "node", NODE])
 
 
 @pytest.fixture

@@ -136,10 +136,11 @@ def test_a_pod_that_is_killed_fails_it_for_good_and_is_named(real: Bench) -> Non
     """The other is asked to end, and says so; the log of neither is read."""
     launcher = real.start("run-3", options=["--workers", str(WORKERS)])
     launcher.await_words("queued")
-    _, second = _started(real)
+    first, second = _started(real)
     launcher.await_words("starting")
     real.tell(News(step=1, steps=3, kind="PreemptedError", message="asked to end"))
     _end(real, second, code=137, reason="OOMKilled")
+    until(lambda: _ended(real, {first["metadata"]["uid"]}), "the other is not asked to end")
     assert launcher.code() == 1, launcher.log.read_text("utf-8")
     assert launcher.said(f"want of memory (pod {second['metadata']['name']} on {NODE})")
 
