@@ -36,7 +36,6 @@ from vilam3.train.record import (
     StageResult,
     Tracker,
     digest_of,
-    final_loss,
     weights_digest,
 )
 from vilam3.train.runlog import RunLog
@@ -48,6 +47,7 @@ from vilam3.train.stage import (
     finished,
     link,
     repeatable,
+    result_of,
     work_folder,
 )
 from vilam3.train.state import Learner, Position
@@ -327,26 +327,15 @@ def _finish(job: _Job, position: Position, diary: RunLog) -> StageResult:
 
 
 def _result(job: _Job, position: Position, *, best_step: int, digest: str) -> StageResult:
-    return StageResult(
-        name=job.name,
-        recipe=job.recipe.name,
-        steps=position.step,
-        samples=position.step * job.settings.global_batch,
-        seconds=round(position.seconds, 3),
-        final_loss=final_loss(position.losses[: best_step or None]),
-        losses=position.losses,
+    return result_of(
+        job.recipe,
+        job.name,
         inputs=job.inputs,
-        inputs_digest=job.digest,
-        weights_digest=digest,
-        skipped=position.skipped,
-        validated=tuple((one.step, one.loss) for one in position.validated),
+        position=position,
         best_step=best_step,
+        digest=digest,
         expense=_expense(job, steps=position.step),
-        settings={
-            "threads": str(job.recipe.threads),
-            "data_wait_s": f"{job.ahead.waited_s:.3f}",
-            "torch": str(torch.__version__),
-        },
+        settings={"threads": str(job.recipe.threads), "data_wait_s": f"{job.ahead.waited_s:.3f}"},
     )
 
 

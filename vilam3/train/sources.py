@@ -210,7 +210,7 @@ def _refuse_too_few(corpus: Path, index: ShardIndex, stage: Stage) -> None:
     if held_out < stage.validation_samples:
         raise RecipeError(
             f"validation_samples={stage.validation_samples}: {corpus / MANIFEST} has {held_out} held out of this "
-            f"stage's datasets; write the shards with --held-out {stage.validation_samples} or more, or lower this"
+            "stage's datasets; write the shards with a larger --held-out, or lower this"
         )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import torch
 from vilam3.errors import CheckpointError
 from vilam3.model.digests import verify_digests
 from vilam3.recipe import Recipe
-from vilam3.train.record import STAGE_FILE, StageResult, digest_of, read_stage
+from vilam3.train.expense import Expense
+from vilam3.train.record import STAGE_FILE, StageResult, digest_of, final_loss, read_stage
+from vilam3.train.state import Position
 
 OnProgress = Callable[[int, int, float, float], None]  # step, steps, loss, seconds left
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -46,6 +48,48 @@ def finished(out: Path, inputs: dict[str, str]) -> StageResult | None:
         log.warning("stage %s is trained again: %s changed since it was finished", found.name, ", ".join(changed))
         return None
     return replace(found, is_reused=True)
+
+
+def result_of(  # noqa: PLR0913 - what a record says
+    recipe: Recipe,
+    stage: str,
+    *,
+    inputs: Mapping[str, str],
+    position: Position,
+    best_step: int,
+    digest: str,
+    expense: Expense,
+    settings: Mapping[str, str],
+) -> StageResult:
+    """The record of a stage that has come to its end.
+
+    Args:
+        recipe: That it is of.
+        stage: Which of its stages.
+        inputs: Digests of what it was trained from.
+        position: Where training ended.
+        best_step: Whose weights these are; 0: those of the last step.
+        digest: Of the weights.
+        expense: What it has cost.
+        settings: How it was trained, with no bearing on what came out.
+    """
+    return StageResult(
+        name=stage,
+        recipe=recipe.name,
+        steps=position.step,
+        samples=position.step * recipe.stage(stage).global_batch,
+        seconds=round(position.seconds, 3),
+        final_loss=final_loss(position.losses[: best_step or None]),
+        losses=position.losses,
+        inputs=inputs,
+        inputs_digest=digest_of(inputs),
+        weights_digest=digest,
+        skipped=position.skipped,
+        validated=tuple((one.step, one.loss) for one in position.validated),
+        best_step=best_step,
+        expense=expense,
+        settings={**settings, "torch": str(torch.__version__)},
+    )
 
 
 def link(source: str, target: str) -> str:

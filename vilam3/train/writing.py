@@ -17,9 +17,9 @@ from vilam3.train.expense import Expense, Price, expense_of
 from vilam3.train.job import Job
 from vilam3.train.low_rank import added_up
 from vilam3.train.plan import planned
-from vilam3.train.record import STAGE_FILE, StageResult, digest_of, final_loss, weights_digest
+from vilam3.train.record import STAGE_FILE, StageResult, weights_digest
 from vilam3.train.runlog import RunLog
-from vilam3.train.stage import link
+from vilam3.train.stage import link, result_of
 from vilam3.train.state import Position
 
 
@@ -111,26 +111,18 @@ def expense(job: Job, *, steps: int = 0) -> Expense:
 
 
 def _result(job: Job, position: Position, *, best_step: int, digest: str) -> StageResult:
-    return StageResult(
-        name=job.order.stage,
-        recipe=job.recipe.name,
-        steps=position.step,
-        samples=position.step * job.settings.global_batch,
-        seconds=round(position.seconds, 3),
-        final_loss=final_loss(position.losses[: best_step or None]),
-        losses=position.losses,
+    return result_of(
+        job.recipe,
+        job.order.stage,
         inputs=job.inputs,
-        inputs_digest=digest_of(job.inputs),
-        weights_digest=digest,
-        skipped=position.skipped,
-        validated=tuple((one.step, one.loss) for one in position.validated),
+        position=position,
         best_step=best_step,
+        digest=digest,
         expense=expense(job, steps=position.step),
         settings={
             "strategy": job.order.strategy,
             "workers": str(job.peers.world_size),
             "checkpoint_stall_s": f"{job.checkpoints.stalled_s:.3f}",
             "data_wait_s": f"{job.ahead.waited_s:.3f}",
-            "torch": str(torch.__version__),
         },
     )
